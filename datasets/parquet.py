@@ -1,0 +1,229 @@
+"""Checked reading of Parquet files in batches: every complaint names file, column and row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from datasets.errors import DataError, data_error
+
+INTEGER = "integer"
+NUMBER = "number"
+TEXT = "text"
+INTEGER_LIST = "list of integers"
+NUMBER_LIST = "list of numbers"
+_BATCH_VALUES = 4_000_000
+_MAX_BATCH_ROWS = 262_144
+_FETCH_AGAIN = "Fetch or write the file again"
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+
+def _fits(kind: pa.DataType, wanted: str) -> bool:
+    is_list = (
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
+    if wanted in (INTEGER_LIST, NUMBER_LIST):
+        test = pa.types.is_integer if wanted == INTEGER_LIST else _is_number
+        return bool(is_list and test(kind.value_type))
+    if wanted == TEXT:
+        return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    return bool((pa.types.is_integer if wanted == INTEGER else _is_number)(kind))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some consecutive rows of a file.
+
+    Args:
+        file: where they come from.
+        first_row: place of the first one in the file.
+        data: the columns.
+    """
+
+    file: Path
+    first_row: int
+    data: pa.RecordBatch
+
+    def __len__(self) -> int:
+        return int(self.data.num_rows)
+
+    def fail(self, problem: str, advice: str, column: str, row: int) -> DataError:
+        """Error about one row of this batch (`row` counted from the start of the batch)."""
+        return data_error(
+            problem, advice, file=self.file, column=column, row=self.first_row + int(row)
+        )
+
+    def _no_nulls(self, array: pa.Array, column: str, advice: str) -> None:
+        if array.null_count:
+            row = int(np.flatnonzero(pc.is_null(array).to_numpy(zero_copy_only=False))[0])
+            raise self.fail("null value", advice, column, row)
+
+    def column(self, column: str) -> pa.Array:
+        """A column as it is in the file, nulls included."""
+        return self.data.column(column)
+
+    def integers(self, column: str, null: int | None = None) -> NDArray[np.int64]:
+        """An integer column as int64 [n].
+
+        Args:
+            column: its name.
+            null: value to put for null, or None to refuse nulls.
+
+        Raises:
+            DataError: a null where none is allowed.
+        """
+        array = self.data.column(column)
+        if null is None:
+            self._no_nulls(array, column, "Give every row a value or remove the row")
+        else:
+            array = pc.fill_null(array, pa.scalar(null, array.type))
+        result: NDArray[np.int64] = array.cast(pa.int64()).to_numpy(zero_copy_only=False)
+        return result
+
+    def lists(
+        self, column: str, null_is_empty: bool = False
+    ) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """A list column as its values, one row after another, and the length of each row.
+
+        Args:
+            column: its name.
+            null_is_empty: read a null list as an empty one instead of refusing it.
+
+        Raises:
+            DataError: a null list where none is allowed, or a null inside a list.
+        """
+        array = self.data.column(column)
+        if not null_is_empty:
+            self._no_nulls(array, column, "Give every row a list or remove the row")
+        lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+        lengths = lengths.astype(np.int64)
+        # `flatten` skips null lists and follows the offsets of a sliced array.
+        values = array.flatten()
+        if values.null_count:
+            place = int(np.flatnonzero(pc.is_null(values).to_numpy(zero_copy_only=False))[0])
+            row = int(np.searchsorted(np.cumsum(lengths), place, side="right"))
+            raise self.fail("null inside the list", _FETCH_AGAIN, column, row)
+        return values.to_numpy(zero_copy_only=False), lengths
+
+
+class ParquetSource:
+    """One table kept in one or several Parquet files, read column by column in batches.
+
+    Args:
+        files: the files, in order.
+        columns: wanted columns: name in the file -> INTEGER, NUMBER, TEXT, INTEGER_LIST or
+            NUMBER_LIST.
+
+    Raises:
+        DataError: a file is missing or damaged, or a column is missing or of another type.
+    """
+
+    def __init__(self, files: list[Path], columns: Mapping[str, str]) -> None:
+        self.files = files
+        self.columns = list(columns)
+        self.rows = 0
+        self._batch_rows: list[int] = []
+        for file in files:
+            with _open(file) as opened:
+                _check_schema(file, opened.schema_arrow, columns)
+                self.rows += opened.metadata.num_rows
+                self._batch_rows.append(_rows_per_batch(opened.metadata, self.columns))
+
+    def batches(self, about: str) -> Iterator[Batch]:
+        """Read the files in order, with a progress bar on a terminal.
+
+        Args:
+            about: words for the progress bar.
+
+        Raises:
+            DataError: a file turns out to be damaged.
+        """
+        with tqdm(total=self.rows, desc=about, unit="row", unit_scale=True, disable=None) as bar:
+            for file, size in zip(self.files, self._batch_rows, strict=True):
+                first = 0
+                for data in _record_batches(file, size, self.columns):
+                    yield Batch(file, first, data)
+                    first += data.num_rows
+                    bar.update(data.num_rows)
+
+
+def _open(file: Path) -> pq.ParquetFile:
+    if not file.is_file():
+        raise data_error("no such file", "Check the path of the source", file=file)
+    try:
+        return pq.ParquetFile(file)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(file, error) from None
+
+
+def _damaged(file: Path, error: Exception) -> DataError:
+    problem = f"cannot be read, it is truncated or damaged ({str(error).splitlines()[0]})"
+    return data_error(problem, _FETCH_AGAIN, file=file)
+
+
+def _record_batches(file: Path, size: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    with _open(file) as opened:
+        batches = opened.iter_batches(batch_size=size, columns=columns)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except (pa.ArrowException, OSError) as error:
+                raise _damaged(file, error) from None
+            yield batch
+
+
+def _check_schema(file: Path, schema: pa.Schema, columns: Mapping[str, str]) -> None:
+    for column, wanted in columns.items():
+        if column not in schema.names:
+            problem = f"no such column; the file has {', '.join(schema.names)}"
+            raise data_error(problem, "Check that this is the right file", file=file, column=column)
+        kind = schema.field(column).type
+        if not _fits(kind, wanted):
+            problem = f"type {kind}, expected {wanted}"
+            raise data_error(problem, "Write the column with that type", file=file, column=column)
+
+
+def _rows_per_batch(metadata: pq.FileMetaData, columns: list[str]) -> int:
+    """Choose batches that hold about the same number of values however long the lists are."""
+    values = 0
+    for group in range(metadata.num_row_groups):
+        chunks = metadata.row_group(group)
+        for index in range(chunks.num_columns):
+            chunk = chunks.column(index)
+            if chunk.path_in_schema.split(".")[0] in columns:
+                values += chunk.num_values
+    mean = max(1.0, values / max(1, metadata.num_rows))
+    return max(1, min(_MAX_BATCH_ROWS, int(_BATCH_VALUES / mean)))
+
+
+def find_files(folder: Path, stem: str) -> list[Path]:
+    """Files of one table: `stem*.parquet`, each a file or a folder of Parquet files.
+
+    Args:
+        folder: where to look.
+        stem: how their names begin.
+
+    Raises:
+        DataError: there are none.
+    """
+    files: list[Path] = []
+    for path in sorted([*folder.glob(f"{stem}*.parquet"), *folder.glob(stem)]):
+        files.extend(sorted(path.rglob("*.parquet")) if path.is_dir() else [path])
+    if not files:
+        problem = f"neither a file {stem}*.parquet nor a folder {stem} with Parquet files"
+        raise data_error(problem, "Check the path of the source", file=folder / f"{stem}.parquet")
+    return files
