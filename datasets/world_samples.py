@@ -16,7 +16,7 @@ OLD_SHARE = 0.6
 _WARM_SHARE = 0.9
 _NEW_TARGETS = 0.8
 # liked style, other style of a liked category, twin of a liked style, style of the moment, any
-_KINDS = (0.22, 0.36, 0.14, 0.10, 0.18)
+_KINDS = (0.24, 0.27, 0.15, 0.08, 0.26)
 _LIFELONG_WEIGHT = 3.6
 _RECENT_WEIGHT = 1.8
 _QUALITY_WEIGHT = 0.5
