@@ -10,7 +10,7 @@ from datasets.errors import DataError
 
 
 def run(command: Callable[[], object]) -> int:
-    """Run a command body; return 0, or 2 after printing `error: ...` for bad input or a failed file.
+    """Run a command body; return 0, or print `error: ...` and return 2.
 
     Args:
         command: takes nothing, raises `DataError` or `OSError` on failure.

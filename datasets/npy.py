@@ -14,7 +14,7 @@ _HEADER_BYTES = 128
 
 
 def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    """Header of format 1.0, always 128 bytes long, so that a longer shape fits in the same place."""
+    """Header of format 1.0, always 128 bytes long, so that any length fits in the same place."""
     fields = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     room = _HEADER_BYTES - 10
     text = repr(fields).ljust(room - 1) + "\n"

@@ -50,29 +50,43 @@ class Batch:
         file: where they come from.
         first_row: place of the first one in the file.
         data: the columns.
+        places: where its rows are counted from `first_row`, where rows have been left out.
     """
 
     file: Path
     first_row: int
     data: pa.RecordBatch
+    places: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return int(self.data.num_rows)
 
     def fail(self, problem: str, advice: str, column: str, row: int) -> DataError:
         """Error about one row of this batch (`row` counted from the start of the batch)."""
+        place = int(row if self.places is None else self.places[row])
         return data_error(
-            problem, advice, file=self.file, column=column, row=self.first_row + int(row)
+            problem, advice, file=self.file, column=column, row=self.first_row + place
         )
+
+    def select(self, keep: NDArray[np.bool_]) -> Batch:
+        """Some rows of the batch; messages still name their places in the file.
+
+        Args:
+            keep: bool [n].
+        """
+        data = self.data.filter(pa.array(keep))
+        return Batch(self.file, self.first_row, data, np.flatnonzero(keep))
 
     def _no_nulls(self, array: pa.Array, column: str, advice: str) -> None:
         if array.null_count:
             row = int(np.flatnonzero(pc.is_null(array).to_numpy(zero_copy_only=False))[0])
             raise self.fail("null value", advice, column, row)
 
-    def column(self, column: str) -> pa.Array:
-        """A column as it is in the file, nulls included."""
-        return self.data.column(column)
+    def lengths(self, column: str) -> NDArray[np.int64]:
+        """Length of each row of a list column, -1 for null, int64 [n]."""
+        lengths = pc.fill_null(pc.list_value_length(self.data.column(column)), -1)
+        result: NDArray[np.int64] = lengths.cast(pa.int64()).to_numpy(zero_copy_only=False)
+        return result
 
     def integers(self, column: str, null: int | None = None) -> NDArray[np.int64]:
         """An integer column as int64 [n].
@@ -107,8 +121,7 @@ class Batch:
         array = self.data.column(column)
         if not null_is_empty:
             self._no_nulls(array, column, "Give every row a list or remove the row")
-        lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
-        lengths = lengths.astype(np.int64)
+        lengths = np.maximum(self.lengths(column), 0)
         # `flatten` skips null lists and follows the offsets of a sliced array.
         values = array.flatten()
         if values.null_count:

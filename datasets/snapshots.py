@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from datasets.counting import PairCounter, likeliest_category
 from datasets.errors import data_error
 from datasets.hashing import prefix_fingerprints
+from datasets.manifest import check_destination
 from datasets.samples import Samples
-from datasets.store import StoreWriter, check_destination
+from datasets.store import StoreWriter
 from datasets.vectors import VectorTable, write_vectors
 from datasets.vocab import Vocabulary, build_vocabulary, count_values
 
@@ -238,9 +239,7 @@ def plan_records(source: SnapshotSource, counter: PairCounter) -> Plan:
     place = train.find(test.user_id)
     both = np.flatnonzero(place >= 0)
     theirs = place[both]
-    same = (train.length[theirs] <= test.length[both]) & (
-        train.fingerprint[theirs] == prefix[both]
-    )
+    same = (train.length[theirs] <= test.length[both]) & (train.fingerprint[theirs] == prefix[both])
     for name in source.profile:
         same &= train.profile[name][theirs] == test.profile[name][both]
     shared = np.zeros(len(train.user_id), bool)
@@ -272,7 +271,7 @@ def _write_items(
     store.add_table("item", items)
     features = source.item_features()
     distinct = features.unique("item", keep="first", maintain_order=True)
-    store.count("duplicate_item_features", len(features) - len(distinct))
+    store.count("conflicting_item_features", len(features) - len(distinct))
     known = distinct.filter(pl.col("item") != MISSING)
     without = len(np.setdiff1d(targets, known["item"].to_numpy())) - int(MISSING in targets)
     store.count("targets_without_features", without)
@@ -304,9 +303,11 @@ def _write_users(
     train = plan.users["train"]
     of_record = {"train": ~plan.shared, "test": np.ones(len(plan.record["test"]), bool)}
     known = train_samples.user_id[train.find(train_samples.user_id) >= 0]
-    profile = {"user_id": build_vocabulary(
-        count_values(known), min_frequency=options.user_min_frequency, missing=(MISSING,)
-    )}
+    profile = {
+        "user_id": build_vocabulary(
+            count_values(known), min_frequency=options.user_min_frequency, missing=(MISSING,)
+        )
+    }
     for name in source.profile:
         profile[name] = build_vocabulary(count_values(train.profile[name]), missing=(MISSING,))
     for name, vocabulary in profile.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 import os
@@ -19,141 +18,22 @@ from numpy.typing import DTypeLike, NDArray
 
 from datasets.command import run
 from datasets.errors import data_error
-from datasets.npy import NpyAppender
+from datasets.histories import HistoryWriter
+from datasets.manifest import (
+    FORMAT,
+    MANIFEST,
+    SCHEMA_VERSION,
+    check_destination,
+    file_digest,
+    read_manifest,
+    remove_stale,
+    sync,
+)
 from datasets.vocab import Vocabulary
 
-FORMAT = "lifelong-ctr-store"
-SCHEMA_VERSION = 1
-MANIFEST = "manifest.json"
 _CHUNK_ROWS = 1 << 16
 
 log = logging.getLogger(__name__)
-
-
-def file_digest(path: Path) -> str:
-    """BLAKE2b digest of a file, 16 bytes as 32 hex digits."""
-    digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """Read a store's manifest and check that this code knows its schema.
-
-    Args:
-        path: the store's folder.
-
-    Raises:
-        DataError: no manifest, not a store, or written under another schema version.
-    """
-    file = path / MANIFEST
-    again = "Prepare the data set again with this version"
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise data_error("no such file", "Give the folder of a prepared store", file=file) from None
-    except ValueError as error:
-        raise data_error(f"not readable as JSON ({error})", again, file=file) from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise data_error(f"not a {FORMAT}", "Give the folder of a prepared store", file=file)
-    version = manifest.get("schema_version")
-    if version != SCHEMA_VERSION:
-        problem = f"the store has schema version {version}, this code reads {SCHEMA_VERSION}"
-        raise data_error(problem, again, file=file)
-    return manifest
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def remove_stale(path: Path) -> None:
-    """Remove the temporary folders that dead preparations left beside a store.
-
-    Args:
-        path: final place of the store.
-    """
-    for folder in path.parent.glob(f"{path.name}.tmp-*"):
-        pid = folder.name.rsplit(".tmp-", 1)[1].split(".")[0]
-        if pid.isdigit() and (int(pid) == os.getpid() or not _is_alive(int(pid))):
-            log.warning("removing %s, left by a preparation that was stopped", folder)
-            shutil.rmtree(folder)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-class HistoryWriter:
-    """Appends user records; record 0, the unknown user, is there from the start.
-
-    Args:
-        folder: the store's `users` folder.
-        events: names of the events' side columns.
-    """
-
-    def __init__(self, folder: Path, events: tuple[str, ...]) -> None:
-        self.max_length = 0
-        self._offsets = NpyAppender(folder / "history_offsets.npy", np.int64)
-        self._offsets.append(np.zeros(2, np.int64))
-        self._items = NpyAppender(folder / "history_item.npy", np.int32)
-        self._events = {
-            name: NpyAppender(folder / f"event_{name}.npy", np.int32) for name in events
-        }
-
-    @property
-    def records(self) -> int:
-        """User records so far, the unknown one included."""
-        return self._offsets.rows - 1
-
-    @property
-    def events(self) -> int:
-        """Events so far."""
-        return self._items.rows
-
-    def append(
-        self,
-        items_T: NDArray[np.int32],
-        lengths_U: NDArray[np.int64],
-        events: Mapping[str, NDArray[np.int32]] | None = None,
-    ) -> None:
-        """Add records.
-
-        Args:
-            items_T: rows of table `item`, one record after another, oldest first, int32 [T].
-            lengths_U: events of each record, int64 [U], summing to T.
-            events: side columns, each int32 [T].
-
-        Raises:
-            ValueError: lengths or side columns do not fit the items.
-        """
-        side = dict(events or {})
-        if lengths_U.sum() != len(items_T) or any(len(v) != len(items_T) for v in side.values()):
-            raise ValueError("lengths and side columns must cover the items exactly")
-        if side.keys() != self._events.keys():
-            raise ValueError(f"side columns {sorted(side)}, expected {sorted(self._events)}")
-        self._offsets.append(self._items.rows + np.cumsum(lengths_U, dtype=np.int64))
-        self._items.append(items_T)
-        for name, values in side.items():
-            self._events[name].append(values)
-        self.max_length = max(self.max_length, int(lengths_U.max(initial=0)))
-
-    def close(self) -> None:
-        """Finish the files."""
-        for appender in (self._offsets, self._items, *self._events.values()):
-            appender.close()
 
 
 class StoreWriter:
@@ -266,7 +146,7 @@ class StoreWriter:
         """
         kind = np.dtype(dtype)
         self._manifest["vectors"] = {"width": width, "dtype": kind.name, "items_with_vector": 0}
-        return np.lib.format.open_memmap(  # type: ignore[no-untyped-call, no-any-return]
+        return np.lib.format.open_memmap(
             self.folder / "items" / "vectors.npy", mode="w+", dtype=kind, shape=(rows, width)
         )
 
@@ -296,7 +176,12 @@ class StoreWriter:
         folder = self.folder / "splits" / split
         folder.mkdir()
         order = np.lexsort((history_end, user))
-        columns = {"user": user, "item": item, "history_end": history_end, "label": label}
+        columns: dict[str, NDArray[Any]] = {
+            "user": user,
+            "item": item,
+            "history_end": history_end,
+            "label": label,
+        }
         for name, values in columns.items():
             np.save(folder / f"{name}.npy", values[order])
         self._manifest["splits"][split] = {
@@ -332,8 +217,8 @@ class StoreWriter:
         text = json.dumps(self._manifest, indent=2, ensure_ascii=False)
         (self.folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
         for path in self.folder.rglob("*"):
-            _sync(path)
-        _sync(self.folder)
+            sync(path)
+        sync(self.folder)
         self._move_into_place()
         return self._manifest
 
@@ -341,7 +226,9 @@ class StoreWriter:
         vectors = np.load(self.folder / "items" / "vectors.npy", mmap_mode="r")
         inverse = np.zeros(len(vectors), np.float32)
         for start in range(0, len(vectors), _CHUNK_ROWS):
-            inverse[start : start + _CHUNK_ROWS] = inverse_norms(vectors[start : start + _CHUNK_ROWS])
+            inverse[start : start + _CHUNK_ROWS] = inverse_norms(
+                vectors[start : start + _CHUNK_ROWS]
+            )
         np.save(self.folder / "items" / "vector_inv_norm.npy", inverse)
         return int(np.count_nonzero(inverse))
 
@@ -350,27 +237,8 @@ class StoreWriter:
         if self.path.exists():
             self.path.rename(old)
         self.folder.rename(self.path)
-        _sync(self.path.parent)
+        sync(self.path.parent)
         shutil.rmtree(old, ignore_errors=True)
-
-
-def check_destination(path: Path, overwrite: bool) -> None:
-    """Refuse to write over what is there; only a store may be replaced, and only when asked.
-
-    Args:
-        path: final folder of the store.
-        overwrite: the user asked to replace it.
-
-    Raises:
-        DataError: something is at `path` that must stay.
-    """
-    if not path.exists():
-        return
-    if not overwrite:
-        raise data_error("already exists", "Choose another --out or add --overwrite", file=path)
-    if not (path / MANIFEST).is_file():
-        raise data_error("is not a store, so --overwrite will not remove it",
-                         "Choose another --out", file=path)
 
 
 def inverse_norms(vectors: NDArray[Any]) -> NDArray[np.float32]:

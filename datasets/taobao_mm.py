@@ -7,6 +7,7 @@ item_features, scl_embedding_int8_p90) and the joined form (train/, test/ with s
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from datasets.command import run
+from datasets.errors import data_error
 from datasets.parquet import (
     INTEGER,
     INTEGER_LIST,
@@ -30,6 +32,9 @@ from datasets.samples import Samples, concatenate, one_hot_labels
 from datasets.snapshots import MISSING, Options, Snapshots, prepare
 from datasets.vectors import VectorTable, vector_rows
 
+log = logging.getLogger(__name__)
+
+SPLITS = ("train", "test")
 VECTOR_WIDTH = 128
 PROFILE = ("profile_1", "profile_2", "profile_3", "profile_4", "profile_5")
 ITEM_FEATURES = ("category", "brand", "shop")
@@ -112,12 +117,15 @@ def _snapshots(batch: Batch) -> Snapshots:
 
 
 def _feature_frame(batches: Iterator[Batch]) -> pl.DataFrame:
-    frames = [pl.DataFrame(schema=dict.fromkeys(("item", *ITEM_FEATURES), pl.Int64))]
+    """Distinct rows that say something, in order of first sight."""
+    total = pl.DataFrame(schema=dict.fromkeys(("item", *ITEM_FEATURES), pl.Int64))
     for batch in batches:
         columns = {"item": batch.integers(RAW["item"])}
         columns |= {word: batch.integers(RAW[word], null=MISSING) for word in ITEM_FEATURES}
-        frames.append(pl.DataFrame(columns).unique(maintain_order=True))
-    return pl.concat(frames).unique(maintain_order=True)
+        told = pl.any_horizontal(pl.col(word) != MISSING for word in ITEM_FEATURES)
+        part = pl.DataFrame(columns).filter(told)
+        total = pl.concat([total, part]).unique(maintain_order=True)
+    return total
 
 
 def _vector_batches(table: ParquetSource) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int8]]]:
@@ -138,7 +146,7 @@ class RawTaobaoMM:
         DataError: a file or column is missing, damaged or of another type.
     """
 
-    profile = PROFILE
+    profile: tuple[str, ...] = PROFILE
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -177,6 +185,115 @@ class RawTaobaoMM:
         return VectorTable(VECTOR_WIDTH, np.int8, _vector_batches(table))
 
 
+class JoinedTaobaoMM:
+    """The joined form: every sample carries its user's history and its item's features.
+
+    Args:
+        path: folder with `train/`, `test/` and, for the vectors, `feature_map/`.
+
+    Raises:
+        DataError: a file or column is missing, damaged or of another type.
+    """
+
+    profile: tuple[str, ...] = PROFILE
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._shards = {split: sorted((path / split).glob("*.parquet")) for split in SPLITS}
+        for split, files in self._shards.items():
+            if not files:
+                advice = "Check the path of the source"
+                raise data_error("no Parquet files", advice, file=path / split)
+        self._keys = path / "feature_map" / "scl_emb_int8_p90_keys.npy"
+        self._values = path / "feature_map" / "scl_emb_int8_p90_values.npy"
+        self._has_vectors = self._keys.is_file()
+
+    def _batches(self, split: str, words: tuple[str, ...], about: str) -> Iterator[Batch]:
+        source = ParquetSource(self._shards[split], _columns(words))
+        return source.batches(f"{split} {about}")
+
+    def files(self) -> dict[str, int]:
+        """Files read, by name, with their sizes in bytes."""
+        files = [file for shards in self._shards.values() for file in shards]
+        files += [self._keys, self._values] if self._has_vectors else []
+        return {str(file.relative_to(self.path)): file.stat().st_size for file in files}
+
+    def samples(self, split: str) -> Samples:
+        """All samples of a split."""
+        batches = self._batches(split, TABLES["train_samples"], "samples")
+        return concatenate([_samples(batch) for batch in batches])
+
+    def snapshots(self, split: str) -> Iterator[Snapshots]:
+        """Users of a split, in batches: the first row of each run of one user's rows."""
+        last: tuple[int, int] | None = None
+        for batch in self._batches(split, TABLES["train_user_features"], "users"):
+            user = batch.integers(RAW["user_id"])
+            length = batch.lengths(RAW["history_item"])
+            first = np.append(True, user[1:] != user[:-1])
+            changed = ~first & (length != np.append(length[0], length[:-1]))
+            if last is not None and user[0] == last[0]:
+                first[0] = False
+                changed[0] = length[0] != last[1]
+            if changed.any():
+                problem = "another history than in the user's row before"
+                advice = "Give all rows of a user in a split the same history"
+                raise batch.fail(problem, advice, RAW["history_item"], int(np.argmax(changed)))
+            last = (int(user[-1]), int(length[-1]))
+            # The join leaves null where the user table lacks the user: no record then.
+            yield _snapshots(batch.select(first & (length >= 0)))
+
+    def users_place(self, split: str) -> str:
+        """Folder of the users of a split."""
+        return f"{self.path / split}, column '{RAW['user_id']}'"
+
+    def item_features(self) -> pl.DataFrame:
+        """Columns item, category, brand and shop."""
+        words = TABLES["item_features"]
+        frames = [_feature_frame(self._batches(split, words, "items")) for split in SPLITS]
+        return pl.concat(frames).unique(maintain_order=True)
+
+    def vectors(self) -> VectorTable | None:
+        """Vectors of the SCL encoder, int8 [128], if `feature_map/` has them."""
+        if not self._has_vectors:
+            log.warning("%s: no such file, the store will have no vectors", self._keys)
+            return None
+        keys = _load_array(self._keys, np.int64)
+        values = _load_array(self._values, np.int8)
+        if values.shape != (len(keys), VECTOR_WIDTH):
+            problem = f"shape {values.shape}, expected {(len(keys), VECTOR_WIDTH)}"
+            raise data_error(problem, "Fetch both files again", file=self._values)
+        size = 1 << 18
+        parts = (slice(start, start + size) for start in range(0, len(keys), size))
+        batches = ((np.asarray(keys[part]), np.asarray(values[part])) for part in parts)
+        return VectorTable(VECTOR_WIDTH, np.int8, batches)
+
+
+def _load_array(file: Path, dtype: DTypeLike) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        problem = f"not readable as .npy ({error})"
+        raise data_error(problem, "Fetch the file again", file=file) from None
+    if array.dtype != np.dtype(dtype):
+        problem = f"dtype {array.dtype}, expected {np.dtype(dtype)}"
+        raise data_error(problem, "Fetch the file again", file=file)
+    return array
+
+
+def open_source(path: Path) -> RawTaobaoMM | JoinedTaobaoMM:
+    """Open a tree in whichever form it is.
+
+    Args:
+        path: its folder.
+
+    Raises:
+        DataError: it is in neither form, or not complete.
+    """
+    if all((path / split).is_dir() for split in SPLITS):
+        return JoinedTaobaoMM(path)
+    return RawTaobaoMM(path)
+
+
 def prepare_tree(
     source: Path,
     out: Path,
@@ -189,7 +306,7 @@ def prepare_tree(
 ) -> dict[str, Any]:
     """Prepare a store from a tree in either form; see `datasets.snapshots.prepare`."""
     return prepare(
-        RawTaobaoMM(source),
+        open_source(source),
         out,
         options,
         name=name,

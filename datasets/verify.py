@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from datasets.errors import DataError, data_error
-from datasets.store import MANIFEST, file_digest, inverse_norms, read_manifest
+from datasets.manifest import MANIFEST, file_digest, read_manifest
+from datasets.store import inverse_norms
 
 _CHUNK_ROWS = 1 << 20
 _AGAIN = "Prepare the data set again"

@@ -25,8 +25,8 @@ from tqdm import tqdm
 from datasets import taobao_mm
 from datasets.command import run
 from datasets.errors import data_error
+from datasets.manifest import check_destination
 from datasets.snapshots import Options
-from datasets.store import check_destination
 from datasets.world_events import make_histories
 from datasets.world_samples import SPLITS, Exposure, make_exposure
 from datasets.world_truth import Catalogue, People, WorldSize, make_catalogue, make_people, raw_ids
