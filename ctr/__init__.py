@@ -1,0 +1,1 @@
+"""Training and evaluation of CTR models over lifelong behaviour histories."""

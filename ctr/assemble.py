@@ -1,0 +1,53 @@
+"""Store and configuration -> loaders and sharded model: what training and evaluation share."""
+
+from __future__ import annotations
+
+import torch
+from torchrec.distributed import DistributedModelParallel
+
+from ctr.config import RunConfig
+from ctr.data.loader import Loader, Shard
+from ctr.data.store import Store
+from ctr.distributed import Process, shard
+from ctr.model.build import build_network
+from ctr.model.catalog import ItemCatalog
+from ctr.model.network import Network
+
+
+def make_loader(
+    store: Store, split: str, config: RunConfig, process: Process, *, shuffle: bool
+) -> Loader:
+    """Loader of this process's part of a split."""
+    data = config.data
+    return Loader(
+        store,
+        split,
+        batch_size=data.batch_size,
+        history_length=data.history_length,
+        shard=Shard(process.rank, process.world_size),
+        seed=config.seed if shuffle else None,
+        workers=data.workers,
+        prefetch=data.prefetch,
+    )
+
+
+def make_network(store: Store, config: RunConfig, process: Process) -> Network:
+    """Unsharded network, with the same weights on every process.
+
+    Raises:
+        StoreError: the store lacks something that the model needs.
+    """
+    torch.manual_seed(config.seed)
+    catalog = ItemCatalog(
+        {name: torch.from_numpy(column) for name, column in store.item_features.items()},
+        None if store.vectors is None else torch.from_numpy(store.vectors),
+        None if store.vector_inv_norm is None else torch.from_numpy(store.vector_inv_norm),
+    )
+    return build_network(
+        store.schema, catalog.to(process.device), config.model, config.embedding
+    )
+
+
+def make_model(network: Network, config: RunConfig, process: Process) -> DistributedModelParallel:
+    """The network with its tables sharded and the rest replicated."""
+    return shard(network, process, config.embedding.sharding)

@@ -1,0 +1,183 @@
+"""Store -> batches: columnar, user-grouped, split over processes, resumable at any sample.
+
+Shape legend: B samples, U distinct users of a batch, T history events of a batch, R runs (all
+samples of one user record in the split).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ctr.data.batch import Batch
+from ctr.data.store import Split, Store
+
+
+class EpochOrder:
+    """The order in which an epoch reads a split: users shuffled, their samples kept together.
+
+    Args:
+        user: int32 [S]; user record of each sample, sorted.
+        seed: of the shuffle; None keeps the split's order.
+    """
+
+    def __init__(self, user: np.ndarray, seed: tuple[int, int] | None) -> None:
+        starts_R = np.flatnonzero(np.diff(user, prepend=-1))
+        lengths_R = np.diff(starts_R, append=len(user))
+        if seed is not None:
+            order_R = np.random.default_rng(seed).permutation(len(starts_R))
+            starts_R, lengths_R = starts_R[order_R], lengths_R[order_R]
+        self.starts_R = starts_R
+        self.ends_R = np.cumsum(lengths_R)
+        self.begins_R = self.ends_R - lengths_R
+
+    def rows(self, begin: int, end: int) -> np.ndarray:
+        """Split rows at places `[begin, end)` of the order: int64 [end - begin]."""
+        if begin >= end:
+            return np.zeros(0, dtype=np.int64)
+        first = int(np.searchsorted(self.ends_R, begin, side="right"))
+        last = int(np.searchsorted(self.ends_R, end, side="left")) + 1
+        ends = np.minimum(self.ends_R[first:last], end)
+        begins = np.maximum(self.begins_R[first:last], begin)
+        shift = self.starts_R[first:last] - self.begins_R[first:last]
+        return np.arange(begin, end) + np.repeat(shift, ends - begins)
+
+
+class BatchBuilder:
+    """Builds a Batch from split rows; holds no state, so any thread may call it.
+
+    Args:
+        store: prepared store.
+        split: its samples.
+        history_length: latest behaviours that a sample may see.
+    """
+
+    def __init__(self, store: Store, split: Split, history_length: int) -> None:
+        self.store, self.split, self.history_length = store, split, history_length
+
+    def build(self, rows: np.ndarray, step_samples: int) -> Batch:
+        """The batch of the given split rows, samples of a user adjacent and in split order."""
+        user = self.split.user[rows]
+        end_B = self.split.history_end[rows]
+        begin_B = np.maximum(end_B - self.history_length, 0)
+        changed = np.flatnonzero(np.diff(user, prepend=-1))
+        user_B = np.repeat(np.arange(len(changed)), np.diff(changed, append=len(user)))
+        record_U = user[changed]
+        # Within a user `history_end` rises, so the first sample begins and the last one ends.
+        low_U = begin_B[changed]
+        high_U = end_B[np.append(changed[1:], len(user))[: len(changed)] - 1]
+        offsets_U = np.concatenate([[0], np.cumsum(high_U - low_U)])
+        base_U = self.store.history_offsets[record_U]
+        stretches = list(zip((base_U + low_U).tolist(), (base_U + high_U).tolist(), strict=True))
+        places = offsets_U.tolist()
+        return Batch(
+            user_features_U={
+                name: torch.from_numpy(column[record_U].astype(np.int64))
+                for name, column in self.store.user_features.items()
+            },
+            history_item_T=_gather(self.store.history_item, stretches, places),
+            history_events_T={
+                name: _gather(column, stretches, places)
+                for name, column in self.store.events.items()
+            },
+            history_offsets_U=torch.from_numpy(offsets_U),
+            user_B=torch.from_numpy(user_B),
+            history_begin_B=torch.from_numpy(begin_B - low_U[user_B]),
+            history_end_B=torch.from_numpy(end_B - low_U[user_B]),
+            target_item_B=torch.from_numpy(self.split.item[rows].astype(np.int64)),
+            label_B=torch.from_numpy(self.split.label[rows].astype(np.float32)),
+            sample_B=torch.from_numpy(rows),
+            step_samples=step_samples,
+        )
+
+
+def _gather(
+    column: np.ndarray, stretches: list[tuple[int, int]], places: list[int]
+) -> torch.Tensor:
+    out = np.empty(places[-1], dtype=column.dtype)
+    for place, (begin, end) in zip(places, stretches, strict=False):
+        out[place : place + end - begin] = column[begin:end]
+    return torch.from_numpy(out)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which part of every step this process reads."""
+
+    rank: int = 0
+    world_size: int = 1
+
+
+class Loader:
+    """Iterates one epoch at a time; every sample is read once an epoch, whatever the world size.
+
+    A step takes the next `batch_size * world_size` samples of the epoch's order, and each process
+    an equal part of them, so all processes take the same number of steps; the last step shares out
+    what is left.
+
+    Args:
+        store, split_name: what to read.
+        batch_size: samples a process and step.
+        history_length: latest behaviours that a sample may see.
+        shard: this process.
+        seed: of the shuffle, None for the split's order.
+        workers: threads that build batches; prefetch: batches built ahead.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        split_name: str,
+        *,
+        batch_size: int,
+        history_length: int,
+        shard: Shard | None = None,
+        seed: int | None = None,
+        workers: int = 1,
+        prefetch: int = 4,
+    ) -> None:
+        self.split = store.split(split_name)
+        self.builder = BatchBuilder(store, self.split, history_length)
+        self.shard = shard or Shard()
+        self.step_size = batch_size * self.shard.world_size
+        self.seed, self.workers, self.prefetch = seed, workers, prefetch
+        self.epoch = 0
+        self.samples_done = 0
+
+    def __len__(self) -> int:
+        """Steps left in this epoch."""
+        return -(-(len(self.split) - self.samples_done) // self.step_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        seed = None if self.seed is None else (self.seed, self.epoch)
+        order = EpochOrder(self.split.user, seed)
+        begins = range(self.samples_done, len(self.split), self.step_size)
+        pending: deque[Future[Batch]] = deque()
+        todo = iter(begins)
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="loader") as pool:
+            for begin in begins:
+                while len(pending) <= self.prefetch and (ahead := next(todo, None)) is not None:
+                    pending.append(pool.submit(self._build, order, ahead))
+                batch = pending.popleft().result()
+                self.samples_done = begin + batch.step_samples
+                yield batch
+        self.epoch, self.samples_done = self.epoch + 1, 0
+
+    def _build(self, order: EpochOrder, begin: int) -> Batch:
+        samples = min(self.step_size, len(self.split) - begin)
+        rank, world = self.shard.rank, self.shard.world_size
+        rows = order.rows(begin + samples * rank // world, begin + samples * (rank + 1) // world)
+        return self.builder.build(rows, samples)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where reading stands, in samples: valid for any number of processes."""
+        return {"epoch": self.epoch, "samples_done": self.samples_done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.epoch, self.samples_done = state["epoch"], state["samples_done"]

@@ -1,0 +1,144 @@
+"""Processes, devices and sharding: everything that knows how many of us there are."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process among all: rank, world size, processes on this host, device."""
+
+    rank: int
+    world_size: int
+    local_world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes what only one must write."""
+        return self.rank == 0
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed memory instead of returning it to the system.
+
+    Training frees and allocates the same megabytes at every step; by default each round trip
+    costs a system call and a fault per page. Does nothing where there is no glibc.
+    """
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:
+        return
+    libc.mallopt(_M_MMAP_MAX, 0)
+    libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    libc.mallopt(_M_TOP_PAD, 64 << 20)
+
+
+@contextmanager
+def process_group(device: str) -> Iterator[Process]:
+    """Join the processes that torchrun started, or be the only one where none did.
+
+    Args:
+        device: auto, cpu or cuda; auto takes CUDA where there is a GPU for each local process.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    use_cuda = device == "cuda" or (
+        device == "auto" and torch.cuda.device_count() >= local_world_size
+    )
+    chosen = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
+    if use_cuda:
+        torch.cuda.set_device(chosen)
+    else:
+        keep_freed_memory()
+        # torchrun sets OMP_NUM_THREADS=1 for several processes, however many cores there are.
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world_size))
+    backend = "nccl" if use_cuda else "gloo"
+    if "RANK" in os.environ:
+        dist.init_process_group(backend)
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield Process(rank, world_size, local_world_size, chosen)
+    finally:
+        dist.destroy_process_group()
+
+
+def shard(model: nn.Module, process: Process, sharding: list[str]) -> DistributedModelParallel:
+    """Spread the embedding tables over the processes and replicate the rest.
+
+    Args:
+        model: network whose EmbeddingCollections are to be sharded.
+        process: this process.
+        sharding: TorchRec sharding types that the planner may choose from.
+    """
+    if process.world_size == 1:
+        # With one process a table is whole whatever its sharding type, and row-wise would still
+        # pay for bucketing the ids.
+        sharding = ["table_wise"]
+    sharder = EmbeddingCollectionSharder()
+    tables = {
+        config.name
+        for module in model.modules()
+        if hasattr(module, "embedding_configs")
+        for config in module.embedding_configs()
+    }
+    planner = EmbeddingShardingPlanner(
+        topology=Topology(
+            world_size=process.world_size,
+            local_world_size=process.local_world_size,
+            compute_device=process.device.type,
+        ),
+        constraints={name: ParameterConstraints(sharding_types=sharding) for name in tables},
+    )
+    with warnings.catch_warnings():
+        # The planner warns that it guesses reservations; DDP warns of TorchRec's own arguments.
+        warnings.simplefilter("ignore")
+        plan = planner.collective_plan(model, [sharder], dist.GroupMember.WORLD)
+        return DistributedModelParallel(
+            model, device=process.device, plan=plan, sharders=[sharder]
+        )
+
+
+def gather_rows(columns: dict[str, np.ndarray], process: Process) -> dict[str, np.ndarray] | None:
+    """Columns of all processes, one after another, on the first process; None elsewhere.
+
+    Args:
+        columns: arrays of one length, the same names and dtypes everywhere.
+    """
+    if process.world_size == 1:
+        return columns
+    length = torch.tensor([len(next(iter(columns.values())))], device=process.device)
+    lengths = [torch.zeros_like(length) for _ in range(process.world_size)]
+    dist.all_gather(lengths, length)
+    sizes = [int(n) for n in lengths]
+    gathered: dict[str, np.ndarray] = {}
+    for name, column in columns.items():
+        padded = np.zeros(max(sizes), dtype=column.dtype)
+        padded[: len(column)] = column
+        tensor = torch.from_numpy(padded).to(process.device)
+        parts = [torch.empty_like(tensor) for _ in sizes] if process.is_first else None
+        dist.gather(tensor, parts)
+        if parts is not None:
+            gathered[name] = np.concatenate(
+                [part[:size].cpu().numpy() for part, size in zip(parts, sizes, strict=True)]
+            )
+    return gathered if process.is_first else None

@@ -1,0 +1,1 @@
+"""The network: embeddings -> GSU -> ESU -> head."""

@@ -1,0 +1,143 @@
+"""The folder of a run: configuration, versions, metrics, checkpoints, predictions."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from ctr.config import ConfigError, RunConfig, parse_config
+from ctr.schema import StoreSchema
+
+_PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "numpy", "polars", "pyarrow")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The full configuration, YAML."""
+        return self.path / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, commit and store of the run, JSON."""
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line: progress of training."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of all checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of TensorBoard events."""
+        return self.path / "tensorboard"
+
+    def evaluation(self, split: str) -> Path:
+        """Metrics of an evaluation, JSON."""
+        return self.path / f"evaluation_{split}.json"
+
+    def predictions(self, split: str) -> Path:
+        """Predictions of an evaluation, Parquet."""
+        return self.path / f"predictions_{split}.parquet"
+
+    def create(self, config: RunConfig, schema: StoreSchema) -> None:
+        """Start the folder of a new run.
+
+        Raises:
+            ConfigError: the folder already holds a run.
+        """
+        if self.config.exists():
+            raise ConfigError(
+                f"run={self.path}: holds a run already; set resume=true to go on with it, or "
+                "another run folder"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.environment.write_text(json.dumps(_environment(schema), indent=2) + "\n")
+        OmegaConf.save(OmegaConf.structured(config), self.config)
+
+    def read_config(self) -> RunConfig:
+        """The configuration of the run.
+
+        Raises:
+            ConfigError: no run here, or a configuration of another release.
+        """
+        if not self.config.is_file():
+            raise ConfigError(f"run={self.path}: no config.yaml; is this the folder of a run?")
+        config = parse_config(OmegaConf.load(self.config))
+        return dataclasses.replace(config, run=str(self.path))
+
+    def check_store(self, schema: StoreSchema) -> None:
+        """Raise ConfigError unless the store is the one that the run was trained on."""
+        trained_on = json.loads(self.environment.read_text())["store_digest"]
+        if trained_on != schema.digest:
+            raise ConfigError(
+                f"run={self.path}: trained on another store than this '{schema.name}' "
+                f"(manifest digest {trained_on}, here {schema.digest}); rows of its tables "
+                "would mean other ids; set data.store to the original one"
+            )
+
+
+def check_resumable(old: RunConfig, new: RunConfig) -> None:
+    """Raise ConfigError, naming the keys, if resuming would change what the run is."""
+    changed = [
+        f"{part}.{key}"
+        for part in ("data", "model", "embedding")
+        for key, value in dataclasses.asdict(getattr(old, part)).items()
+        if dataclasses.asdict(getattr(new, part))[key] != value
+        and (part, key) not in {("data", "workers"), ("data", "prefetch"), ("data", "store")}
+    ]
+    changed += ["seed"] if old.seed != new.seed else []
+    if changed:
+        raise ConfigError(
+            f"{', '.join(changed)}: differ from the run to resume in {old.run}; leave them as in "
+            "its config.yaml, or start another run"
+        )
+
+
+def _environment(schema: StoreSchema) -> dict[str, Any]:
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "versions": versions,
+        "store": schema.name,
+        "store_digest": schema.digest,
+    }
+
+
+def _commit() -> str | None:
+    root = Path(__file__).resolve().parent.parent
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()

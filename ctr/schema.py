@@ -1,0 +1,140 @@
+"""What a prepared store holds, read from its manifest (docs/store_format.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+FORMAT = "lifelong-ctr-store"
+SCHEMA_VERSION = 1
+
+
+class StoreError(ValueError):
+    """A prepared store that cannot be used; names the file or key and says what to do."""
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """A feature and the embedding table its rows belong to."""
+
+    name: str
+    table: str
+
+
+@dataclass(frozen=True)
+class VectorSpec:
+    """Frozen item vectors: width in numbers, numpy dtype name, items that have one."""
+
+    width: int
+    dtype: str
+    items_with_vector: int
+
+
+@dataclass(frozen=True)
+class SplitSpec:
+    """Size of a split: samples, clicks among them, distinct user records."""
+
+    samples: int
+    positives: int
+    users: int
+
+
+@dataclass(frozen=True)
+class StoreSchema:
+    """The manifest of a prepared store.
+
+    Attributes:
+        table_rows: rows of each table, row 0 (padding and unknown) included.
+        user, item, event: features by what they describe.
+        max_history: longest history, in events.
+        vectors: None where the store has no item vectors.
+        digest: BLAKE2b of the manifest, which itself holds the digest of every file.
+    """
+
+    name: str
+    table_rows: dict[str, int]
+    user: tuple[FeatureSpec, ...]
+    item: tuple[FeatureSpec, ...]
+    event: tuple[FeatureSpec, ...]
+    max_history: int
+    vectors: VectorSpec | None
+    splits: dict[str, SplitSpec]
+    digest: str
+
+    def require_item_feature(self, name: str, needed_by: str) -> None:
+        """Raise StoreError unless items carry the feature; `needed_by` is a config key."""
+        if name not in {feature.name for feature in self.item}:
+            raise StoreError(
+                f"{needed_by} needs the item feature '{name}', which store '{self.name}' does not "
+                f"have (it has: {', '.join(f.name for f in self.item) or 'none'})"
+            )
+
+    def require_vectors(self, needed_by: str) -> None:
+        """Raise StoreError unless items carry frozen vectors; `needed_by` is a config key."""
+        if self.vectors is None:
+            raise StoreError(
+                f"{needed_by} needs item vectors, which store '{self.name}' does not have; "
+                "prepare it with vectors or choose a model without them"
+            )
+
+
+def read_schema(store: Path) -> StoreSchema:
+    """Read and check `manifest.json` of a prepared store.
+
+    Raises:
+        StoreError: no manifest, not JSON, another schema version, or a missing key.
+    """
+    path = store / "manifest.json"
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be read ({error.strerror}); is this a prepared store? "
+            "`python -m datasets.world --out PATH` makes one"
+        ) from None
+    try:
+        manifest = json.loads(raw)
+        return _parse(manifest, path, hashlib.blake2b(raw, digest_size=16).hexdigest())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: not valid JSON ({error}); prepare the store again") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"{path}: key {error} is missing or malformed; prepare the store again"
+        ) from None
+
+
+def _parse(manifest: dict, path: Path, digest: str) -> StoreSchema:
+    if manifest.get("format") != FORMAT:
+        raise StoreError(f"{path}: format is {manifest.get('format')!r}, expected {FORMAT!r}")
+    if manifest["schema_version"] != SCHEMA_VERSION:
+        raise StoreError(
+            f"{path}: schema version {manifest['schema_version']}, this release reads "
+            f"{SCHEMA_VERSION}; prepare the store again"
+        )
+    vectors = manifest["vectors"]
+    features = {
+        kind: tuple(FeatureSpec(f["name"], f["table"]) for f in manifest["features"][kind])
+        for kind in ("user", "item", "event")
+    }
+    table_rows = {name: int(table["rows"]) for name, table in manifest["tables"].items()}
+    for kind, specs in features.items():
+        for spec in specs:
+            if spec.table not in table_rows:
+                raise StoreError(f"{path}: {kind} feature {spec.name}: no table {spec.table}")
+    return StoreSchema(
+        name=manifest["name"],
+        table_rows=table_rows,
+        user=features["user"],
+        item=features["item"],
+        event=features["event"],
+        max_history=int(manifest["histories"]["max_length"]),
+        vectors=vectors
+        and VectorSpec(vectors["width"], vectors["dtype"], vectors["items_with_vector"]),
+        splits={
+            name: SplitSpec(split["samples"], split["positives"], split["users"])
+            for name, split in manifest["splits"].items()
+        },
+        digest=digest,
+    )

@@ -1,0 +1,56 @@
+"""The tensors of a training run by name: what a checkpoint saves and loads in place."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Weights and running statistics, sharded ones as ShardedTensor."""
+    return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+
+
+def sparse_optimizer_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """States of the optimizers fused into the embedding tables of a DistributedModelParallel."""
+    states = model.fused_optimizer.state_dict()["state"]
+    return {
+        f"sparse_optimizer.{parameter}.{name}": tensor
+        for parameter, state in states.items()
+        for name, tensor in state.items()
+        if not isinstance(tensor, int | float)
+    }
+
+
+def dense_optimizer_tensors(
+    optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]
+) -> dict[str, Tensor]:
+    """States of the dense optimizer, created where no step was taken yet.
+
+    Args:
+        optimizer: of `parameters`, which must be all that it updates.
+        parameters: by name.
+    """
+    if not optimizer.state:
+        _create_state(optimizer)
+    return {
+        f"dense_optimizer.{name}.{key}": tensor
+        for name, parameter in parameters.items()
+        for key, tensor in optimizer.state[parameter].items()
+    }
+
+
+def _create_state(optimizer: torch.optim.Optimizer) -> None:
+    """Let the optimizer allocate its state by a step that changes no parameter."""
+    groups = optimizer.param_groups
+    rates = [group["lr"] for group in groups]
+    for group in groups:
+        group["lr"] = 0.0
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate
+    for state in optimizer.state.values():
+        state["step"].zero_()

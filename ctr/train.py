@@ -1,0 +1,92 @@
+"""Train a CTR model: `torchrun --nproc-per-node N ctr/train.py [experiment=...] [key=value ...]`."""
+
+from __future__ import annotations
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from ctr.assemble import make_loader, make_model, make_network
+from ctr.command import errors_to_exit
+from ctr.config import RunConfig, parse_config
+from ctr.data.store import Store
+from ctr.distributed import Process, process_group
+from ctr.inference import predict
+from ctr.metrics import evaluate_predictions
+from ctr.optim import dense_optimizer, dense_parameters, fuse_sparse_optimizer
+from ctr.run_folder import RunFolder, check_resumable
+from ctr.trainer import Parts, Trainer
+
+
+def resumed_config(given: RunConfig, folder: RunFolder, overrides: list[str]) -> RunConfig:
+    """The configuration of the run to resume, with the keys that the command line sets."""
+    old = folder.read_config()
+    scalars = ("run=", "resume=", "seed=", "device=")
+    typed = [o for o in overrides if "." in o.split("=")[0] or o.startswith(scalars)]
+    merged = OmegaConf.merge(OmegaConf.structured(old), OmegaConf.from_dotlist(typed))
+    new = parse_config(merged)
+    check_resumable(old, new)
+    new.resume = given.resume
+    return new
+
+
+def make_validation(trainer_config: RunConfig, store: Store, model, process: Process):
+    """A function that evaluates the validation split, or None where there is none."""
+    split = trainer_config.data.valid_split
+    if split is None:
+        return None
+    loader = make_loader(store, split, trainer_config, process, shuffle=False)
+
+    def validate() -> dict[str, float]:
+        found = predict(model, loader, process)
+        if found is None:
+            return {}
+        return evaluate_predictions(found["label"], found["score"], found["user"]).as_dict()
+
+    return validate
+
+
+def run(config: RunConfig, process: Process) -> dict[str, float]:
+    """Train what `config` says and return the summary of the trainer."""
+    folder = RunFolder(config.run_path)
+    store = Store(config.data.store)
+    if config.resume:
+        folder.check_store(store.schema)
+    elif process.is_first:
+        folder.create(config, store.schema)
+    network = make_network(store, config, process)
+    fuse_sparse_optimizer(network.tables.parameters(), config.embedding, process.device)
+    model = make_model(network, config, process)
+    parts = Parts(
+        model=model,
+        loader=make_loader(store, config.data.train_split, config, process, shuffle=config.data.shuffle),
+        optimizer=dense_optimizer(model, config.trainer),
+        dense=dense_parameters(model),
+        validate=make_validation(config, store, model, process),
+    )
+    trainer = Trainer(parts, process, config.trainer, folder)
+    if config.resume:
+        trainer.resume()
+    return trainer.train()
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
+def main(raw: DictConfig) -> None:
+    """Compose the configuration, join the other processes, train."""
+    with errors_to_exit():
+        config = parse_config(raw)
+        if config.resume:
+            overrides = list(HydraConfig.get().overrides.task)
+            config = resumed_config(config, RunFolder(config.run_path), overrides)
+        with process_group(config.device) as process:
+            summary = run(config, process)
+            if process.is_first:
+                print(
+                    f"{config.run}: {summary['samples']:,} samples in {summary['seconds']:.1f} s, "
+                    f"{summary['samples_per_s']:,.0f} samples/s, "
+                    f"peak memory {summary['peak_memory_mib']:,.0f} MiB"
+                )
+
+
+if __name__ == "__main__":
+    main()
