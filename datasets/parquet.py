@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -21,6 +22,7 @@ NUMBER = "number"
 TEXT = "text"
 INTEGER_LIST = "list of integers"
 NUMBER_LIST = "list of numbers"
+KEY = "integer or text"
 _BATCH_VALUES = 4_000_000
 _MAX_BATCH_ROWS = 262_144
 _FETCH_AGAIN = "Fetch or write the file again"
@@ -37,8 +39,9 @@ def _fits(kind: pa.DataType, wanted: str) -> bool:
     if wanted in (INTEGER_LIST, NUMBER_LIST):
         test = pa.types.is_integer if wanted == INTEGER_LIST else _is_number
         return bool(is_list and test(kind.value_type))
-    if wanted == TEXT:
-        return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if wanted in (TEXT, KEY):
+        return bool(is_text or (wanted == KEY and pa.types.is_integer(kind)))
     return bool((pa.types.is_integer if wanted == INTEGER else _is_number)(kind))
 
 
@@ -106,6 +109,41 @@ class Batch:
         result: NDArray[np.int64] = array.cast(pa.int64()).to_numpy(zero_copy_only=False)
         return result
 
+    def keys(self, column: str, null_allowed: bool = False) -> pl.Series:
+        """A column of integers or text as Int64 or String [n].
+
+        Args:
+            column: its name.
+            null_allowed: keep nulls instead of refusing them.
+
+        Raises:
+            DataError: a null where none is allowed.
+        """
+        array = self.data.column(column)
+        if not null_allowed:
+            self._no_nulls(array, column, "Give every row a value or remove the row")
+        is_integer = pa.types.is_integer(array.type)
+        series = pl.Series(column, array.cast(pa.int64() if is_integer else pa.large_string()))
+        return series
+
+    def order(self, column: str) -> NDArray[Any]:
+        """A column of times or places as int64 or float64 [n].
+
+        Raises:
+            DataError: null, NaN, infinite or negative.
+        """
+        array = self.data.column(column)
+        advice = "Give every event a place or time of 0 or more"
+        self._no_nulls(array, column, advice)
+        is_integer = pa.types.is_integer(array.type)
+        cast = array.cast(pa.int64() if is_integer else pa.float64())
+        values: NDArray[Any] = cast.to_numpy(zero_copy_only=False)
+        bad = np.flatnonzero(~np.isfinite(values) | (values < 0))
+        if len(bad):
+            problem = f"order value {values[bad[0]]}"
+            raise self.fail(problem, advice, column, int(bad[0]))
+        return values
+
     def lists(
         self, column: str, null_is_empty: bool = False
     ) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -136,8 +174,8 @@ class ParquetSource:
 
     Args:
         files: the files, in order.
-        columns: wanted columns: name in the file -> INTEGER, NUMBER, TEXT, INTEGER_LIST or
-            NUMBER_LIST.
+        columns: wanted columns: name in the file -> INTEGER, NUMBER, TEXT, KEY,
+            INTEGER_LIST or NUMBER_LIST.
 
     Raises:
         DataError: a file is missing or damaged, or a column is missing or of another type.

@@ -51,8 +51,6 @@ def vector_rows(batch: Batch, column: str, width: int, dtype: DTypeLike) -> NDAr
         raise batch.fail(problem, "Write vectors of one width", column, int(bad[0]))
     rows = values.reshape(-1, width)
     wanted = np.dtype(dtype)
-    with np.errstate(over="ignore"):
-        cast = rows.astype(wanted, copy=False)
     bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if len(bad):
         advice = "Remove the row: an item without a vector is allowed"
@@ -65,7 +63,7 @@ def vector_rows(batch: Batch, column: str, width: int, dtype: DTypeLike) -> NDAr
     if len(bad):
         problem = f"vector with values that {wanted.name} cannot hold"
         raise batch.fail(problem, "Choose another vector type", column, int(bad[0]))
-    result: NDArray[Any] = cast
+    result: NDArray[Any] = rows.astype(wanted, copy=False)
     return result
 
 
