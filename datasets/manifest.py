@@ -64,6 +64,19 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
+def temporary_folder(path: Path, suffix: str = "") -> Path:
+    """Name of this process's temporary folder beside a store; what lies there is removed.
+
+    Args:
+        path: final place of the store.
+        suffix: keeps several such folders apart.
+    """
+    folder = path.with_name(f"{path.name}.tmp-{os.getpid()}{suffix}")
+    # A dead process may have had our id, as in a container where every run has the same one.
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
 def remove_stale(path: Path) -> None:
     """Remove the temporary folders that dead preparations left beside a store.
 
@@ -72,7 +85,7 @@ def remove_stale(path: Path) -> None:
     """
     for folder in path.parent.glob(f"{path.name}.tmp-*"):
         pid = folder.name.rsplit(".tmp-", 1)[1].split(".")[0]
-        if pid.isdigit() and (int(pid) == os.getpid() or not _is_alive(int(pid))):
+        if pid.isdigit() and not _is_alive(int(pid)):
             log.warning("removing %s, left by a preparation that was stopped", folder)
             shutil.rmtree(folder)
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from datasets.counting import PairCounter, likeliest_category
 from datasets.errors import data_error
 from datasets.hashing import prefix_fingerprints
+from datasets.lookup import find_sorted
 from datasets.manifest import check_destination
 from datasets.samples import Samples
 from datasets.store import StoreWriter
@@ -107,12 +108,10 @@ class Users:
 
     def find(self, user_id: NDArray[np.int64]) -> NDArray[np.int64]:
         """Place of each id among these users, -1 where it is not, int64 [n]."""
-        if not len(self.user_id):
-            return np.full(len(user_id), -1, np.int64)
         order, ids = self._sorted
-        place = np.minimum(np.searchsorted(ids, user_id), len(ids) - 1)
-        found: NDArray[np.int64] = np.where(ids[place] == user_id, order[place], -1)
-        return found
+        place = find_sorted(ids, user_id)
+        place[place >= 0] = order[place[place >= 0]]
+        return place
 
     @cached_property
     def _sorted(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from datasets.manifest import (
     read_manifest,
     remove_stale,
     sync,
+    temporary_folder,
 )
 from datasets.vocab import Vocabulary
 
@@ -66,7 +66,7 @@ class StoreWriter:
         check_destination(self.path, overwrite)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         remove_stale(self.path)
-        self.folder = self.path.with_name(f"{self.path.name}.tmp-{os.getpid()}")
+        self.folder = temporary_folder(self.path)
         self.folder.mkdir()
         for part in ("users", "items", "splits", "vocab"):
             (self.folder / part).mkdir()
@@ -233,7 +233,7 @@ class StoreWriter:
         return int(np.count_nonzero(inverse))
 
     def _move_into_place(self) -> None:
-        old = self.folder.with_name(self.folder.name + ".old")
+        old = temporary_folder(self.path, ".old")
         if self.path.exists():
             self.path.rename(old)
         self.folder.rename(self.path)

@@ -9,6 +9,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from datasets.lookup import find_sorted
+
 
 class Vocabulary:
     """Raw ids in row order; the first one has row 1.
@@ -68,15 +70,10 @@ class Vocabulary:
         return self._integer_rows(np.asarray(values))
 
     def _integer_rows(self, values: NDArray[Any]) -> NDArray[np.int32]:
-        if not len(self._sorted) or not len(values):
-            return np.zeros(len(values), np.int32)
-        ids = values.astype(np.int64, copy=False)
-        place = np.searchsorted(self._sorted, ids)
-        np.minimum(place, len(self._sorted) - 1, out=place)
-        found: NDArray[np.int32] = np.where(
-            self._sorted[place] == ids, self._row_of_sorted[place], np.int32(0)
-        )
-        return found
+        place = find_sorted(self._sorted, values.astype(np.int64, copy=False))
+        rows = np.zeros(len(place), np.int32)
+        rows[place >= 0] = self._row_of_sorted[place[place >= 0]]
+        return rows
 
 
 def build_vocabulary(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shutil
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from tqdm import tqdm
 from datasets import taobao_mm
 from datasets.command import run
 from datasets.errors import data_error
-from datasets.manifest import check_destination
+from datasets.manifest import check_destination, temporary_folder
 from datasets.snapshots import Options
 from datasets.world_events import make_histories
 from datasets.world_samples import SPLITS, Exposure, make_exposure
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 _ITEM, _CATEGORY, _USER, _PROFILE, _BRAND, _SHOP, _STRANGER = range(1, 8)
 _BOTH_SHARE = 0.1
 _CHUNK_EVENTS = 2_000_000
+_CHUNK_ITEMS = 1 << 17
+_WITHOUT_VECTOR = 0.01
 _PROFILE_VALUES = (10, 2, 48, 400, 5)
 
 
@@ -140,11 +142,16 @@ class _Writer:
             "shop": raw_ids(_SHOP, 120)[random.integers(0, 120, len(targets))],
         }
         self._write("item_features", features)
-        having = np.flatnonzero(random.random(self.size.items) >= 0.01)
-        vectors = self.catalogue.item_vector[having]
-        values = _lists(vectors.reshape(-1), np.full(len(having), vectors.shape[1]))
-        columns = {"item": self.item_ids[having], "vector": values}
-        self._write("scl_embedding_int8_p90", columns)
+        having = np.flatnonzero(random.random(self.size.items) >= _WITHOUT_VECTOR)
+        name = "scl_embedding_int8_p90"
+        with pq.ParquetWriter(
+            self.folder / f"{name}.parquet", taobao_mm.raw_schema(name), compression="zstd"
+        ) as writer:
+            for start in range(0, len(having), _CHUNK_ITEMS):
+                part = having[start : start + _CHUNK_ITEMS]
+                vectors = self.catalogue.item_vector[part]
+                values = _lists(vectors.reshape(-1), np.full(len(part), vectors.shape[1]))
+                writer.write_table(_table(name, {"item": self.item_ids[part], "vector": values}))
 
     def _write_users(self, random: np.random.Generator) -> None:
         everyone = len(self.user_ids)
@@ -227,11 +234,12 @@ def make_world(
         DataError: the sizes do not make a world, or `out` exists.
     """
     check_destination(out, overwrite)
-    out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.raw-", dir=out.absolute().parent) as made:
-        folder = raw or Path(made)
+    final = out.absolute()
+    final.parent.mkdir(parents=True, exist_ok=True)
+    folder = raw or temporary_folder(final, ".raw")
+    note = {"options": asdict(size), "path": str(raw) if raw else "generated"}
+    try:
         write_raw(folder, size)
-        note = {"options": asdict(size), "path": str(raw) if raw else "generated"}
         return taobao_mm.prepare_tree(
             folder,
             out,
@@ -241,6 +249,9 @@ def make_world(
             overwrite=overwrite,
             source_note=note,
         )
+    finally:
+        if raw is None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def main(argv: list[str] | None = None) -> int:

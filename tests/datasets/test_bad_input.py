@@ -187,7 +187,7 @@ def test_row_of_a_later_batch(
 def test_joined_form_with_two_histories_of_a_user(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    frame = {RAW[word]: [1, 1, 1] for word in ("user_id", *taobao_mm.PROFILE)}
+    frame: dict[str, list[Any]] = {RAW[word]: [1, 1, 1] for word in ("user_id", *taobao_mm.PROFILE)}
     frame |= {RAW[word]: [5, 6, 7] for word in ("item", *taobao_mm.ITEM_FEATURES)}
     lists = [[1, 2], [1, 2], [1, 2, 3]]
     frame |= {

@@ -125,8 +125,8 @@ def test_features_of_a_small_log(tmp_path: Path, open_store: Any) -> None:
 
 
 def test_vocabulary_of_training_events(tmp_path: Path, open_store: Any) -> None:
-    config = changed(CONFIG, "items.vocabulary", "train")
-    config = read_config(write(tmp_path / "in", frames(), config))
+    tree = changed(CONFIG, "items.vocabulary", "train")
+    config = read_config(write(tmp_path / "in", frames(), tree))
     manifest = events.prepare(config, tmp_path / "in", tmp_path / "store")
     assert verify(tmp_path / "store") == manifest
     store = open_store(tmp_path / "store")

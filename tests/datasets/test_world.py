@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +99,24 @@ def test_test_targets_hold_cold_items(made: tuple[Path, Path, dict[str, Any]]) -
     targets = np.load(made[0] / "splits" / "test" / "item.npy")
     cold = vocabulary.filter(pl.col("count") == 0)["row"].to_numpy()
     assert 0.02 < np.isin(targets, cold).mean() < 0.5
+
+
+def test_killed_preparation(tmp_path: Path) -> None:
+    """SIGKILL while the store is being written: no store, and the next run cleans up."""
+    out = tmp_path / "store"
+    command = [sys.executable, "-m", "datasets.world", "--out", str(out), "--users", "2000"]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as process:
+        until = time.monotonic() + 60
+        while not list(tmp_path.glob("store.tmp-*/users/history_item.npy")):
+            assert process.poll() is None, "the preparation ended too soon to be killed"
+            assert time.monotonic() < until
+            time.sleep(0.002)
+        process.kill()
+    assert not out.exists()
+    assert len(list(tmp_path.iterdir())) == 2
+    manifest = world.make_world(out, SMALL)
+    assert verify(out) == manifest
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
 def test_raw_ids_are_distinct_and_of_both_signs() -> None:
