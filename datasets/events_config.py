@@ -222,9 +222,18 @@ def _check(config: EventLog, file: Path) -> None:
             raise _fail(file, name, "file and key must come together", advice)
         if entities.features and entities.file is None:
             raise _fail(file, f"{name}.features", "features without a file", advice)
-    if "user_id" in config.users.features:
-        problem = "the name is taken: every user has this feature"
-        raise _fail(file, "users.features.user_id", problem, "Choose another name")
+    taken = {"user_id", "item"}
+    named = {
+        "users.features": config.users.features,
+        "items.features": config.items.features,
+        "events.side": config.events.side,
+    }
+    for where, names in named.items():
+        for name in names:
+            if name in taken:
+                problem = "the name is taken, and each has a table of its own"
+                raise _fail(file, f"{where}.{name}", problem, "Choose another name")
+            taken.add(name)
     test, valid = config.split.test_fraction, config.split.valid_fraction
     if not (0 < test < 1 and 0 <= valid < 1 and test + valid < 1):
         problem = f"test_fraction {test} and valid_fraction {valid} leave no training events"

@@ -103,7 +103,13 @@ class StoreWriter:
             log.warning("%s: %d", name, value)
 
     def add_table(self, table: str, vocabulary: Vocabulary) -> None:
-        """Write the vocabulary of an embedding table."""
+        """Write the vocabulary of an embedding table.
+
+        Raises:
+            ValueError: the table has been written before.
+        """
+        if table in self._manifest["tables"]:
+            raise ValueError(f"table {table} written twice")
         vocabulary.frame().write_parquet(self.folder / "vocab" / f"{table}.parquet")
         self._manifest["tables"][table] = {"rows": vocabulary.size}
 

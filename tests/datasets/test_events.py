@@ -189,6 +189,7 @@ def test_bad_value(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         ("items.key", None, "file and key must come together"),
         ("vectors.dtype", "int4", "Use int8"),
         ("users.features", {"user_id": {"column": "who"}}, "name is taken"),
+        ("events.side", {"age": {"column": "device"}}, "events.side.age: the name is taken"),
         ("events.side", ["liked"], "expected a mapping"),
     ],
 )

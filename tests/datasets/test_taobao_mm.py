@@ -207,6 +207,19 @@ def test_tables_in_several_files(
     assert parts["files"] == whole["files"]
 
 
+@pytest.mark.parametrize("joined", [False, True])
+def test_batches_leave_no_trace(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, joined: bool
+) -> None:
+    source = write_joined(tree, tmp_path / "joined") if joined else tree
+    whole = taobao_mm.prepare_tree(source, tmp_path / "a", Options())
+    monkeypatch.setattr("datasets.parquet._MAX_BATCH_ROWS", 1)
+    monkeypatch.setattr("datasets.counting._COMPACT_ROWS", 1)
+    rows = taobao_mm.prepare_tree(source, tmp_path / "b", Options())
+    assert rows["files"] == whole["files"]
+    assert rows["counts"] == whole["counts"]
+
+
 def test_real_excerpts(shared_data: Path, tmp_path: Path) -> None:
     source, out = shared_data / "taobao_mm_demo", tmp_path / "store"
     assert taobao_mm.main(["--source", str(source), "--out", str(out)]) == 0
