@@ -223,7 +223,7 @@ def _check(config: EventLog, file: Path) -> None:
         if entities.features and entities.file is None:
             raise _fail(file, f"{name}.features", "features without a file", advice)
     taken = {"user_id", "item"}
-    named = {
+    named: dict[str, Mapping[str, object]] = {
         "users.features": config.users.features,
         "items.features": config.items.features,
         "events.side": config.events.side,
