@@ -1,0 +1,26 @@
+"""What every test may ask for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before anything imports torch: the tensors are small, and the ranks that some tests start would
+# otherwise each take every core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data that is kept beside the checkout, or where CTR_SHARED says.
+
+    A test that asks for it is skipped where the folder is absent.
+    """
+    folder = Path(os.environ.get("CTR_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}: set CTR_SHARED to the folder that holds them")
+    return folder
