@@ -37,7 +37,9 @@ def predict(
     model.eval()
     samples, scores = [], []
     hidden = not (progress and process.is_first)
-    with torch.inference_mode(), tqdm(total=len(loader.split), unit="sample", disable=hidden) as bar:
+    # fbgemm has no kernels for inference mode.
+    bar = tqdm(total=len(loader.split), unit="sample", disable=hidden)
+    with torch.no_grad(), bar:
         for batch in loader:
             score_B = torch.sigmoid(model(batch.to(process.device)).float())
             samples.append(batch.sample_B.numpy())

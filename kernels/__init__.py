@@ -1,6 +1,7 @@
-"""Retrieval kernels over jagged lifelong histories. Knows nothing of `ctr`; works without triton."""
+"""Retrieval and attention kernels over lifelong histories. Knows nothing of `ctr`."""
 
 from kernels.category_topk.op import category_topk
 from kernels.cosine_topk.op import cosine_topk
+from kernels.gathered.op import gathered_dot, gathered_sum
 
-__all__ = ["category_topk", "cosine_topk"]
+__all__ = ["category_topk", "cosine_topk", "gathered_dot", "gathered_sum"]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ctr.model.windows import RecentWindows
+from kernels import gathered_dot, gathered_sum
 
 
 def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
@@ -83,10 +84,9 @@ class TargetAttention(nn.Module):
         similarity_BK: Tensor | None,
     ) -> Tensor:
         """Interest float32 [B, D] of each sample in its picks."""
-        fact_BKD = F.embedding(index_BK, self.fact(behaviour_VE))
-        dot_BK = torch.bmm(fact_BKD, self.query(target_B)[:, :, None]).squeeze(2)
-        weight_BK = masked_softmax(dot_BK, mask_BK)
-        return torch.bmm(weight_BK[:, None], fact_BKD).squeeze(1)
+        fact_VD = self.fact(behaviour_VE)
+        weight_BK = masked_softmax(gathered_dot(self.query(target_B), fact_VD, index_BK), mask_BK)
+        return gathered_sum(weight_BK, fact_VD, index_BK)
 
 
 class SemanticAttention(nn.Module):
@@ -104,7 +104,8 @@ class SemanticAttention(nn.Module):
     def __init__(self, target_width: int, behaviour_width: int, width: int) -> None:
         super().__init__()
         self.query = nn.Linear(target_width, width)
-        self.key_value = nn.Linear(behaviour_width, 2 * width)
+        self.key = nn.Linear(behaviour_width, width)
+        self.value = nn.Linear(behaviour_width, width)
         self.tau = nn.Parameter(torch.tensor(0.1))
         self.mix = nn.Parameter(torch.ones(3))
 
@@ -123,13 +124,13 @@ class SemanticAttention(nn.Module):
             behaviour_VE; mask_BK: bool; similarity_BK: float32 cosine of frozen vectors.
         """
         query_BD = F.silu(self.query(target_B))
-        pair_V = F.silu(self.key_value(behaviour_VE))
-        key_BKD, value_BKD = F.embedding(index_BK, pair_V).chunk(2, dim=2)
-        dot_BK = torch.bmm(key_BKD, query_BD[:, :, None]).squeeze(2)
+        key_VD = F.silu(self.key(behaviour_VE))
+        value_VD = F.silu(self.value(behaviour_VE))
+        dot_BK = gathered_dot(query_BD, key_VD, index_BK)
         scaled_BK = similarity_BK / self.tau
         logits_BK = self.mix[0] * dot_BK + self.mix[1] * scaled_BK + self.mix[2] * dot_BK * scaled_BK
         weight_BK = masked_softmax(logits_BK, mask_BK)
-        return torch.bmm(weight_BK[:, None], value_BKD).squeeze(1)
+        return gathered_sum(weight_BK, value_VD, index_BK)
 
 
 class SemanticAttentionPaper(nn.Module):
@@ -146,7 +147,8 @@ class SemanticAttentionPaper(nn.Module):
     def __init__(self, target_width: int, behaviour_width: int, width: int) -> None:
         super().__init__()
         self.query = nn.Linear(target_width, width, bias=False)
-        self.key_value = nn.Linear(behaviour_width, 2 * width, bias=False)
+        self.key = nn.Linear(behaviour_width, width, bias=False)
+        self.value = nn.Linear(behaviour_width, width, bias=False)
         self.mix = nn.Parameter(torch.ones(3))
 
     def forward(
@@ -159,12 +161,12 @@ class SemanticAttentionPaper(nn.Module):
     ) -> Tensor:
         """Interest float32 [B, D] of each sample in its picks; arguments as SemanticAttention."""
         query_BD = self.query(target_B)
-        key_BKD, value_BKD = F.embedding(index_BK, self.key_value(behaviour_VE)).chunk(2, dim=2)
-        dot_BK = torch.bmm(key_BKD, query_BD[:, :, None]).squeeze(2) / math.sqrt(query_BD.shape[1])
+        dot_BK = gathered_dot(query_BD, self.key(behaviour_VE), index_BK)
+        dot_BK = dot_BK / math.sqrt(query_BD.shape[1])
         mix = self.mix
         logits_BK = mix[0] * dot_BK + mix[1] * similarity_BK + mix[2] * dot_BK * similarity_BK
         weight_BK = masked_softmax(logits_BK, mask_BK)
-        return torch.bmm(weight_BK[:, None], value_BKD).squeeze(1)
+        return gathered_sum(weight_BK, self.value(behaviour_VE), index_BK)
 
 
 class RecentAttention(nn.Module):

@@ -20,6 +20,7 @@ from ctr.model.gsu import GeneralSearchUnit, Retrieved
 from ctr.model.head import Tower
 from ctr.model.windows import RecentWindows, recent_windows
 from ctr.schema import FeatureSpec
+from kernels import gathered_sum
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,7 @@ class Network(nn.Module):
             similarity_BK = self._similarity(batch, retrieved)
         interest = self.attention(target_B, behaviour_VE, index_BK, mask_BK, similarity_BK)
         even_BK = mask_BK / mask_BK.sum(dim=1, keepdim=True).clamp(min=1)
-        mean = nn.functional.embedding_bag(
-            index_BK, behaviour_VE, per_sample_weights=even_BK.to(behaviour_VE.dtype), mode="sum"
-        )
+        mean = gathered_sum(even_BK.to(behaviour_VE.dtype), behaviour_VE, index_BK)
         parts = [interest, mean]
         if "retrieved" in self.simtier:
             assert similarity_BK is not None
