@@ -16,11 +16,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real data that is kept beside the checkout, or where CTR_SHARED says.
+    """The folder of real data, `data` in what is shared beside the checkout or where CTR_SHARED says.
 
     A test that asks for it is skipped where the folder is absent.
     """
-    folder = Path(os.environ.get("CTR_SHARED", ROOT.parent / "shared"))
+    folder = Path(os.environ.get("CTR_SHARED", ROOT.parent / "shared")) / "data"
     if not folder.is_dir():
-        pytest.skip(f"no real data at {folder}: set CTR_SHARED to the folder that holds them")
+        pytest.skip(f"no real data at {folder}: set CTR_SHARED to the folder that holds data/")
     return folder
