@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real data, `data` in what is shared beside the checkout or where CTR_SHARED says.
+    """The folder of real data: `data` in ../shared beside the checkout, or in $CTR_SHARED.
 
     A test that asks for it is skipped where the folder is absent.
     """
