@@ -45,4 +45,4 @@ class ItemCatalog:
         flat = items.reshape(-1)
         inv_norm = self.inv_norm.index_select(0, flat).masked_fill(flat == 0, 0.0)
         unit = self.vectors.index_select(0, flat).float().mul_(inv_norm[:, None])
-        return unit.view(*items.shape, -1)
+        return unit.view(*items.shape, self.vectors.shape[1])

@@ -53,7 +53,7 @@ class SimTier(nn.Module):
         tier = tier.clamp_(0, self.bins - 1).long().masked_fill_(~mask, self.bins)
         lead = similarity.shape[:-1]
         rows = math.prod(lead)
-        flat = tier.view(rows, -1) + torch.arange(rows, device=tier.device)[:, None] * (
+        flat = tier.view(rows, similarity.shape[-1]) + torch.arange(rows, device=tier.device)[:, None] * (
             self.bins + 1
         )
         counts = torch.bincount(flat.view(-1), minlength=rows * (self.bins + 1))

@@ -1,0 +1,110 @@
+"""The loader reads every row once, whoever shares the work, and never shows the future."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ctr.data.loader import EpochOrder, Loader, Shard
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=30),
+    st.one_of(st.none(), st.integers(0, 99)),
+    st.data(),
+)
+def test_order_is_a_permutation_that_keeps_users_together(counts, seed, data):
+    user = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
+    order = EpochOrder(user, None if seed is None else (seed, 0))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(user)), max_size=5)))
+    parts = [order.rows(b, e) for b, e in zip([0, *cuts], [*cuts, len(user)], strict=True)]
+    rows = np.concatenate(parts)
+    assert sorted(rows) == list(range(len(user)))
+    runs = np.flatnonzero(np.diff(user[rows], prepend=-1))
+    assert len(runs) == len(counts), "samples of a user were torn apart"
+    if seed is None:
+        assert (rows == np.arange(len(user))).all()
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+@pytest.mark.parametrize("batch_size", [1, 64, 5000])
+def test_every_row_once_at_any_world_size(store, world_size, batch_size):
+    seen, steps = Counter(), set()
+    for rank in range(world_size):
+        loader = Loader(
+            store,
+            "test",
+            batch_size=batch_size,
+            history_length=30,
+            shard=Shard(rank, world_size),
+            seed=5,
+            workers=2,
+        )
+        batches = list(loader)
+        steps.add(len(batches))
+        assert max(len(b) for b in batches) <= batch_size
+        for batch in batches:
+            seen.update(batch.sample_B.tolist())
+    assert len(steps) == 1, "processes took different numbers of steps"
+    assert seen == Counter(range(len(store.split("test"))))
+
+
+def test_batch_holds_what_the_store_says(store):
+    split = store.split("train")
+    loader = Loader(store, "train", batch_size=97, history_length=25, seed=2, workers=3)
+    for batch in loader:
+        offsets = batch.history_offsets_U
+        assert (batch.user_B.diff() >= 0).all()
+        for i, sample in enumerate(batch.sample_B.tolist()):
+            begin = int(offsets[batch.user_B[i]] + batch.history_begin_B[i])
+            end = int(offsets[batch.user_B[i]] + batch.history_end_B[i])
+            assert end <= int(offsets[batch.user_B[i] + 1])
+            user, life_end = split.user[sample], int(split.history_end[sample])
+            life = store.history_item[store.history_offsets[user] :][:life_end]
+            expected = life[-25:] if life_end else life
+            assert batch.history_item_T[begin:end].tolist() == expected.tolist()
+            assert int(batch.target_item_B[i]) == split.item[sample]
+            assert float(batch.label_B[i]) == split.label[sample]
+            for name, column in batch.user_features_U.items():
+                assert int(column[batch.user_B[i]]) == store.user_features[name][user]
+
+
+def test_resumes_at_any_sample_with_another_world_size(store):
+    def read(loader, steps=None):
+        rows = []
+        for step, batch in enumerate(loader, start=1):
+            rows += batch.sample_B.tolist()
+            if step == steps:
+                break
+        return rows
+
+    whole = Loader(store, "train", batch_size=100, history_length=9, seed=4)
+    whole.load_state_dict({"epoch": 1, "samples_done": 0})
+    expected = read(whole)
+    assert whole.state_dict() == {"epoch": 2, "samples_done": 0}
+    first = Loader(store, "train", batch_size=100, history_length=9, seed=4)
+    first.load_state_dict({"epoch": 1, "samples_done": 0})
+    begun = read(first, steps=3)
+    rest = []
+    for rank in range(3):
+        shard = Shard(rank, 3)
+        other = Loader(store, "train", batch_size=50, history_length=9, seed=4, shard=shard)
+        other.load_state_dict(first.state_dict())
+        rest += read(other)
+    assert begun == expected[:300]
+    assert sorted(begun + rest) == sorted(expected)
+
+
+def test_epochs_differ_and_seeds_repeat(store):
+    def epoch(seed, number):
+        loader = Loader(store, "train", batch_size=500, history_length=9, seed=seed)
+        loader.load_state_dict({"epoch": number, "samples_done": 0})
+        return torch.cat([b.sample_B for b in loader]).tolist()
+
+    assert epoch(1, 0) == epoch(1, 0)
+    assert epoch(1, 0) != epoch(1, 1)
+    assert epoch(1, 0) != epoch(2, 0)

@@ -1,0 +1,107 @@
+"""The network as a whole: sizes as published, and what a prediction may depend on."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from ctr.config import EmbeddingConfig, ModelConfig
+from ctr.data.loader import BatchBuilder
+from ctr.model.build import build_network
+from ctr.schema import StoreError
+
+MODELS = {
+    "muse": {},
+    "paper": {"attention": "sa_ta_paper", "simtier": "paper", "simtier_bins": 20},
+    "sim_hard": {"gsu": "category"},
+    "sim_soft": {"gsu": "id_soft"},
+    "target": {"attention": "target", "simtier": "none"},
+    "din": {"gsu": "none", "simtier": "none"},
+}
+
+
+def make(store, catalog, config, name):
+    torch.manual_seed(0)
+    model = dataclasses.replace(config.model, **MODELS[name])
+    network = build_network(store.schema, catalog, model, config.embedding)
+    with torch.no_grad():
+        for weight in network.tables.parameters():
+            weight.normal_(std=0.3)
+    return network.eval()
+
+
+def test_tower_input_has_the_published_width(store, catalog):
+    network = build_network(store.schema, catalog, ModelConfig(), EmbeddingConfig())
+    assert network.head.input_width == 308
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_prediction_does_not_depend_on_the_rest_of_the_batch(name, store, catalog, config):
+    network = make(store, catalog, config, name)
+    builder = BatchBuilder(store, store.split("test"), config.data.history_length)
+    rows = np.arange(60)
+    with torch.no_grad():
+        together = network(builder.build(rows, 60))
+        alone = torch.cat([network(builder.build(rows[i : i + 1], 1)) for i in range(60)])
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_future_and_padding_do_not_matter(name, batch, store, catalog, config):
+    network = make(store, catalog, config, name)
+    half = (batch.history_end_B // 2).clamp(min=0)
+    cut = dataclasses.replace(
+        batch, history_begin_B=torch.minimum(batch.history_begin_B, half), history_end_B=half
+    )
+    position = torch.arange(cut.history_item_T.numel())
+    changed_items = cut.history_item_T.clone()
+    for user in range(cut.history_offsets_U.numel() - 1):
+        last = int(half[cut.user_B == user].max())
+        begin, end = cut.history_offsets_U[user : user + 2].tolist()
+        changed_items[begin + last : end] = 7
+    assert not torch.equal(changed_items, cut.history_item_T), "nothing was changed"
+    changed = dataclasses.replace(cut, history_item_T=changed_items)
+    assert position.numel() > 0
+    with torch.no_grad():
+        assert torch.equal(network(changed), network(cut))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_empty_batches_and_empty_histories(name, store, catalog, config):
+    network = make(store, catalog, config, name).train()
+    builder = BatchBuilder(store, store.split("train"), config.data.history_length)
+    empty = builder.build(np.zeros(0, dtype=np.int64), 10)
+    network(empty).sum().backward()
+    batch = builder.build(np.arange(5), 5)
+    newborn = dataclasses.replace(
+        batch,
+        history_item_T=batch.history_item_T[:0],
+        history_offsets_U=torch.zeros_like(batch.history_offsets_U),
+        history_begin_B=torch.zeros_like(batch.history_begin_B),
+        history_end_B=torch.zeros_like(batch.history_end_B),
+    )
+    assert torch.isfinite(network(newborn)).all()
+
+
+def test_every_parameter_learns(batch, store, catalog, config):
+    network = make(store, catalog, config, "muse").train()
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(network(batch), batch.label_B)
+    loss.backward()
+    still = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    # Tiers that no similarity fell into have no gradient, but their vector as a whole has.
+    assert still == []
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"vectors": None}, "model.gsu=cosine needs item vectors"),
+        ({"item": ()}, "model.gsu=category needs the item feature 'category'"),
+    ],
+)
+def test_a_store_without_what_the_model_needs(change, named, store, catalog, config):
+    schema = dataclasses.replace(store.schema, **change)
+    model = dataclasses.replace(config.model, gsu="category" if "item" in change else "cosine")
+    with pytest.raises(StoreError, match=named):
+        build_network(schema, catalog, model, config.embedding)

@@ -1,0 +1,123 @@
+"""Whole runs with real processes: torchrun, evaluation on other numbers of processes, resume."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+SMALL_MODEL = [
+    "data.batch_size=125",
+    "data.history_length=200",
+    "model.recent_length=20",
+    "model.retrieved=20",
+    "model.hidden=[64,32]",
+    "trainer.lr=2e-3",
+    "embedding.lr=0.05",
+    "trainer.log_every=10",
+    "trainer.progress=false",
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, repository):
+    """Large enough for a model to learn something."""
+    path = tmp_path_factory.mktemp("stores") / "learnable"
+    options = "--users=1500 --history-length=200 --items=8000 --categories=40 --seed=2".split()
+    subprocess.run(
+        [sys.executable, "-m", "datasets.world", "--out", str(path), *options],
+        cwd=repository,
+        check=True,
+        capture_output=True,
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def launch(repository):
+    def start(processes, script, *arguments, expect=0):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc-per-node={processes}", f"ctr/{script}", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(repository), "PYTHONWARNINGS": "ignore"}
+        done = subprocess.run(
+            command, cwd=repository, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert (done.returncode == 0) == (expect == 0), done.stdout[-2000:] + done.stderr[-4000:]
+        return done
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def trained(world, launch, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "muse"
+    launch(2, "train.py", f"data.store={world}", f"run={run}", *SMALL_MODEL)
+    return run
+
+
+def rows_of(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_loss_falls_and_auc_beats_the_floor(trained, world, launch):
+    losses = [row["loss"] for row in rows_of(trained) if "loss" in row]
+    assert losses[-1] < losses[0] - 0.05
+    launch(1, "evaluate.py", f"run={trained}", "progress=false")
+    found = json.loads((trained / "evaluation_test.json").read_text())
+    split = {n: np.load(world / "splits" / "train" / f"{n}.npy") for n in ("item", "label")}
+    test = {n: np.load(world / "splits" / "test" / f"{n}.npy") for n in ("item", "label")}
+    size = int(max(split["item"].max(), test["item"].max())) + 1
+    shown = np.bincount(split["item"], minlength=size)
+    clicked = np.bincount(split["item"], weights=split["label"], minlength=size)
+    smoothed = (clicked + 10 * split["label"].mean()) / (shown + 10)
+    from sklearn.metrics import roc_auc_score
+
+    floor = roc_auc_score(test["label"], smoothed[test["item"]])
+    assert found["auc"] > floor + 0.03
+    assert found["gauc"] > 0.6
+
+
+def test_evaluation_is_the_same_on_any_number_of_processes(trained, world, launch):
+    metrics, scores = [], []
+    for processes in (1, 3):
+        launch(processes, "evaluate.py", f"run={trained}", "progress=false")
+        metrics.append(json.loads((trained / "evaluation_test.json").read_text()))
+        table = pq.read_table(trained / "predictions_test.parquet")
+        samples = len(np.load(world / "splits" / "test" / "label.npy"))
+        assert table["sample"].to_pylist() == list(range(samples))
+        scores.append(table["score"].to_numpy())
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-6)
+    for name, value in metrics[0].items():
+        assert metrics[1][name] == pytest.approx(value, abs=1e-6), name
+
+
+def test_run_folder_tells_how_it_was_made(trained):
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    assert config["model"]["retrieved"] == 20
+    assert config["trainer"]["epochs"] == 1
+    environment = json.loads((trained / "environment.json").read_text())
+    assert {"torch", "torchrec"} <= environment["versions"].keys()
+    assert list((trained / "tensorboard").iterdir())
+    assert rows_of(trained)[-1]["summary"] is True
+
+
+def test_resumed_run_equals_an_uninterrupted_one(trained, world, launch, tmp_path):
+    run = tmp_path / "stopped"
+    launch(2, "train.py", f"data.store={world}", f"run={run}", *SMALL_MODEL, "trainer.max_steps=30")
+    assert rows_of(run)[-1]["steps"] == 30
+    launch(2, "train.py", f"run={run}", "resume=true", "trainer.max_steps=null")
+    for folder in (run, trained):
+        launch(1, "evaluate.py", f"run={folder}", "progress=false")
+    resumed, whole = (pq.read_table(f / "predictions_test.parquet") for f in (run, trained))
+    assert resumed["score"].to_numpy().tolist() == whole["score"].to_numpy().tolist()
+
+
+def test_resuming_as_another_model_is_refused(trained, launch):
+    done = launch(
+        1, "train.py", f"run={trained}", "resume=true", "model.retrieved=10", expect=2
+    )
+    assert "model.retrieved" in done.stderr and "Traceback" not in done.stderr.split("error:")[0]

@@ -1,0 +1,1 @@
+"""Command-line helpers. Nothing imports them."""
