@@ -21,7 +21,8 @@ from typing import Any
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
 _NAME = re.compile(r"step-(\d{9})")
 _ALLOWED = {
@@ -68,8 +69,13 @@ class _SafeReader(dcp.FileSystemReader):
             raise CheckpointError(f"{path}: {error}") from None
         except Exception as error:  # a damaged pickle raises almost anything
             raise CheckpointError(f"{path}: damaged index ({type(error).__name__})") from None
-        if not isinstance(metadata, Metadata):
+        stored = getattr(metadata, "state_dict_metadata", None)
+        if not isinstance(metadata, Metadata) or not isinstance(stored, dict):
             raise CheckpointError(f"{path}: not an index of a checkpoint")
+        for name, entry in stored.items():
+            # The other kind of entry would be unpickled with nothing forbidden.
+            if not isinstance(entry, TensorStorageMetadata):
+                raise CheckpointError(f"{path}: {name} is not a tensor")
         if metadata.storage_meta is None:
             metadata.storage_meta = StorageMeta()
         metadata.storage_meta.load_id = self.load_id
@@ -130,7 +136,8 @@ def newest(folder: Path) -> Checkpoint:
     path = complete[-1] / "progress.json"
     try:
         progress = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        progress["step"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); remove {path.parent}") from None
     return Checkpoint(complete[-1], progress)
 
@@ -143,22 +150,23 @@ def load(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> None:
             store differs), or damaged files.
     """
     reader = _SafeReader(checkpoint.path)
-    stored = reader.read_metadata().state_dict_metadata
-    for name, tensor in tensors.items():
-        if name not in stored:
-            raise CheckpointError(
-                f"{checkpoint.path}: no tensor {name}; it belongs to another model configuration"
-            )
-        if tuple(getattr(stored[name], "size", ())) != tuple(tensor.size()):
-            raise CheckpointError(
-                f"{checkpoint.path}: {name} is {tuple(stored[name].size)}, this model needs "
-                f"{tuple(tensor.size())}; it belongs to another configuration or store"
-            )
+    stored: dict[str, Any] = reader.read_metadata().state_dict_metadata
     try:
-        dcp.load(tensors, storage_reader=_SafeReader(checkpoint.path))
+        for name, tensor in tensors.items():
+            if name not in stored:
+                raise CheckpointError(
+                    f"{checkpoint.path}: no tensor {name}; it belongs to another model "
+                    "configuration"
+                )
+            if tuple(stored[name].size) != tuple(tensor.size()):
+                raise CheckpointError(
+                    f"{checkpoint.path}: {name} is {tuple(stored[name].size)}, this model needs "
+                    f"{tuple(tensor.size())}; it belongs to another configuration or store"
+                )
+        dcp.load(tensors, storage_reader=reader)
     except CheckpointError:
         raise
-    except Exception as error:
+    except (Exception, CheckpointException) as error:  # the latter is a BaseException
         reason = str(error).splitlines()[-1] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{checkpoint.path}: cannot be loaded ({reason}); remove it to use the one before"

@@ -130,10 +130,10 @@ class EmbeddingConfig:
         )
         for key in ("dim", "narrow_dim"):
             value = getattr(self, key)
-            _require(
-                value > 0 and value % 4 == 0, f"embedding.{key}", value, "set a multiple of 4"
-            )
+            _require(value > 0 and value % 4 == 0, f"embedding.{key}", value, "set a multiple of 4")
+        _require(self.init_std > 0, "embedding.init_std", self.init_std, "set above 0")
         _require(self.lr > 0, "embedding.lr", self.lr, "set a positive rate")
+        _require(self.eps >= 0, "embedding.eps", self.eps, "set at least 0")
         _require(bool(self.sharding), "embedding.sharding", self.sharding, "set at least one type")
         for name in self.sharding:
             _require_one_of("embedding.sharding", name, ("table_wise", "row_wise", "column_wise"))
@@ -171,6 +171,9 @@ class TrainerConfig:
         for key in ("epochs", "log_every", "keep_checkpoints"):
             value = getattr(self, key)
             _require(value >= 1, f"trainer.{key}", value, "set at least 1")
+        _require(self.lr > 0, "trainer.lr", self.lr, "set a positive rate")
+        decay = self.weight_decay
+        _require(decay >= 0, "trainer.weight_decay", decay, "set at least 0")
         for key in ("max_steps", "checkpoint_every", "clip_norm"):
             value = getattr(self, key)
             _require(value is None or value > 0, f"trainer.{key}", value, "set above 0, or null")
@@ -204,6 +207,7 @@ class RunConfig:
         """Raise ConfigError on a value, or a pair of values, that cannot run."""
         for part in (self.data, self.model, self.embedding, self.trainer):
             part.validate()
+        _require(self.seed >= 0, "seed", self.seed, "set at least 0")
         _require_one_of("device", self.device, ("auto", "cpu", "cuda"))
         longest = self.data.history_length
         for key in ("retrieved", "recent_length"):
@@ -249,7 +253,8 @@ def parse_config(raw: Any) -> RunConfig:
 
 def _unknown_key(key: str, kind: type) -> str:
     known = sorted(_keys(kind(), ""))
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    groups = {name.split(".")[0] for name in known}
+    near = difflib.get_close_matches(key, [*known, *sorted(groups)], n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
     return f"{key}: no such configuration key; {hint}"
 

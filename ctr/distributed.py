@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from torch import nn
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+
+from ctr.config import ConfigError
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
@@ -50,13 +53,26 @@ def keep_freed_memory() -> None:
     libc.mallopt(_M_TOP_PAD, 64 << 20)
 
 
+def quiet_libraries() -> None:
+    """Silence what TorchRec and torch.fx say at every start about their own internals."""
+    for name in ("torchrec", "torch.fx._symbolic_trace"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torchrec\.")
+    # TorchRec's state is made of ShardedTensor, whatever torch thinks of it.
+    warnings.filterwarnings("ignore", category=FutureWarning, message=".*ShardedTensor")
+
+
 @contextmanager
 def process_group(device: str) -> Iterator[Process]:
     """Join the processes that torchrun started, or be the only one where none did.
 
     Args:
         device: auto, cpu or cuda; auto takes CUDA where there is a GPU for each local process.
+
+    Raises:
+        ConfigError: no GPU for this process where `device` asks for one.
     """
+    quiet_libraries()
     rank = int(os.environ.get("RANK", "0"))
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -64,6 +80,11 @@ def process_group(device: str) -> Iterator[Process]:
     use_cuda = device == "cuda" or (
         device == "auto" and torch.cuda.device_count() >= local_world_size
     )
+    if use_cuda and torch.cuda.device_count() <= local_rank:
+        raise ConfigError(
+            f"device={device}: local process {local_rank} has no GPU "
+            f"({torch.cuda.device_count()} visible); set device=cpu, or start fewer processes"
+        )
     chosen = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.cuda.set_device(chosen)
@@ -109,13 +130,8 @@ def shard(model: nn.Module, process: Process, sharding: list[str]) -> Distribute
         ),
         constraints={name: ParameterConstraints(sharding_types=sharding) for name in tables},
     )
-    with warnings.catch_warnings():
-        # The planner warns that it guesses reservations; DDP warns of TorchRec's own arguments.
-        warnings.simplefilter("ignore")
-        plan = planner.collective_plan(model, [sharder], dist.GroupMember.WORLD)
-        return DistributedModelParallel(
-            model, device=process.device, plan=plan, sharders=[sharder]
-        )
+    plan = planner.collective_plan(model, [sharder], dist.GroupMember.WORLD)
+    return DistributedModelParallel(model, device=process.device, plan=plan, sharders=[sharder])
 
 
 def gather_rows(columns: dict[str, np.ndarray], process: Process) -> dict[str, np.ndarray] | None:

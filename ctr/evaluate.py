@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from ctr import checkpoint
 from ctr.assemble import make_loader, make_model, make_network
@@ -68,7 +68,10 @@ def main(raw: DictConfig) -> None:
         folder = RunFolder(Path(wanted.run))
         config = folder.read_config()
         config.data.store = wanted.store or config.data.store
-        config.data.batch_size = wanted.batch_size or config.data.batch_size
+        if wanted.batch_size is not None:
+            config.data.batch_size = wanted.batch_size
+        config.device = wanted.device
+        config.validate()
         with process_group(wanted.device) as process:
             split = wanted.split or config.data.test_split
             metrics = run_evaluation(folder, config, split, process, wanted.progress)

@@ -134,7 +134,7 @@ def evaluate_predictions(label: Array, score: Array, group: Array) -> Metrics:
         row = int(np.flatnonzero(~((score >= 0) & (score <= 1)))[0])
         raise ValueError(f"score: row {row} is {score[row]}, must be a probability")
     # A float32 sum of many probabilities would lose digits that the metrics promise.
-    score = score.astype(np.float64)
+    label, score = label.astype(np.float64), score.astype(np.float64)
     known = group != 0
     value, coverage = gauc(label[known], score[known], group[known])
     clicks = float(label.mean()) if len(label) else float("nan")
@@ -147,5 +147,5 @@ def evaluate_predictions(label: Array, score: Array, group: Array) -> Metrics:
         gauc_coverage=coverage * float(known.mean()) if len(label) else 0.0,
         log_loss=log_loss(label, score),
         normalised_entropy=normalised_entropy(label, score),
-        calibration=float(score.mean() / clicks) if clicks else float("nan"),
+        calibration=float(score.mean() / clicks) if clicks > 0 else float("nan"),
     )

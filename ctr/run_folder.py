@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
 from ctr.config import ConfigError, RunConfig, parse_config
 from ctr.schema import StoreSchema
@@ -57,17 +58,21 @@ class RunFolder:
         """Predictions of an evaluation, Parquet."""
         return self.path / f"predictions_{split}.parquet"
 
+    def check_unused(self) -> None:
+        """Raise ConfigError if the folder already holds a run."""
+        if self.config.exists():
+            raise ConfigError(
+                f"run={self.path}: holds a run already; set resume=true to go on with it, or "
+                "another run folder"
+            )
+
     def create(self, config: RunConfig, schema: StoreSchema) -> None:
         """Start the folder of a new run.
 
         Raises:
             ConfigError: the folder already holds a run.
         """
-        if self.config.exists():
-            raise ConfigError(
-                f"run={self.path}: holds a run already; set resume=true to go on with it, or "
-                "another run folder"
-            )
+        self.check_unused()
         self.path.mkdir(parents=True, exist_ok=True)
         self.environment.write_text(json.dumps(_environment(schema), indent=2) + "\n")
         OmegaConf.save(OmegaConf.structured(config), self.config)
@@ -80,12 +85,21 @@ class RunFolder:
         """
         if not self.config.is_file():
             raise ConfigError(f"run={self.path}: no config.yaml; is this the folder of a run?")
-        config = parse_config(OmegaConf.load(self.config))
+        try:
+            raw = OmegaConf.load(self.config)
+        except (OSError, ValueError, YAMLError) as error:
+            raise ConfigError(f"{self.config}: cannot be read ({error})") from None
+        config = parse_config(raw)
         return dataclasses.replace(config, run=str(self.path))
 
     def check_store(self, schema: StoreSchema) -> None:
         """Raise ConfigError unless the store is the one that the run was trained on."""
-        trained_on = json.loads(self.environment.read_text())["store_digest"]
+        try:
+            trained_on = json.loads(self.environment.read_text())["store_digest"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ConfigError(
+                f"{self.environment}: cannot be read ({error}); the run is damaged"
+            ) from None
         if trained_on != schema.digest:
             raise ConfigError(
                 f"run={self.path}: trained on another store than this '{schema.name}' "

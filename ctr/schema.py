@@ -9,6 +9,7 @@ from pathlib import Path
 
 FORMAT = "lifelong-ctr-store"
 SCHEMA_VERSION = 1
+VECTOR_DTYPES = ("int8", "float16", "float32")
 
 
 class StoreError(ValueError):
@@ -97,12 +98,14 @@ def read_schema(store: Path) -> StoreSchema:
     try:
         manifest = json.loads(raw)
         return _parse(manifest, path, hashlib.blake2b(raw, digest_size=16).hexdigest())
+    except StoreError:
+        raise
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise StoreError(f"{path}: not valid JSON ({error}); prepare the store again") from None
-    except (KeyError, TypeError, AttributeError) as error:
-        raise StoreError(
-            f"{path}: key {error} is missing or malformed; prepare the store again"
-        ) from None
+    except KeyError as error:
+        raise StoreError(f"{path}: no key {error}; prepare the store again") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise StoreError(f"{path}: malformed ({error}); prepare the store again") from None
 
 
 def _parse(manifest: dict, path: Path, digest: str) -> StoreSchema:
@@ -119,6 +122,8 @@ def _parse(manifest: dict, path: Path, digest: str) -> StoreSchema:
         for kind in ("user", "item", "event")
     }
     table_rows = {name: int(table["rows"]) for name, table in manifest["tables"].items()}
+    if "item" not in table_rows:
+        raise StoreError(f"{path}: no table item")
     for kind, specs in features.items():
         for spec in specs:
             if spec.table not in table_rows:
@@ -130,11 +135,18 @@ def _parse(manifest: dict, path: Path, digest: str) -> StoreSchema:
         item=features["item"],
         event=features["event"],
         max_history=int(manifest["histories"]["max_length"]),
-        vectors=vectors
-        and VectorSpec(vectors["width"], vectors["dtype"], vectors["items_with_vector"]),
+        vectors=None if vectors is None else _parse_vectors(vectors, path),
         splits={
-            name: SplitSpec(split["samples"], split["positives"], split["users"])
+            name: SplitSpec(int(split["samples"]), int(split["positives"]), int(split["users"]))
             for name, split in manifest["splits"].items()
         },
         digest=digest,
     )
+
+
+def _parse_vectors(vectors: dict, path: Path) -> VectorSpec:
+    if vectors["dtype"] not in VECTOR_DTYPES:
+        raise StoreError(
+            f"{path}: vectors of dtype {vectors['dtype']}, expected {', '.join(VECTOR_DTYPES)}"
+        )
+    return VectorSpec(int(vectors["width"]), vectors["dtype"], int(vectors["items_with_vector"]))

@@ -1,4 +1,4 @@
-"""Train a CTR model: `torchrun --nproc-per-node N ctr/train.py [experiment=...] [key=value ...]`."""
+"""Train a CTR model: `torchrun --nproc-per-node N ctr/train.py [experiment=...] [key=value]`."""
 
 from __future__ import annotations
 
@@ -53,13 +53,15 @@ def run(config: RunConfig, process: Process) -> dict[str, float]:
     if config.resume:
         folder.check_store(store.schema)
     elif process.is_first:
-        folder.create(config, store.schema)
+        folder.check_unused()
     network = make_network(store, config, process)
     fuse_sparse_optimizer(network.tables.parameters(), config.embedding, process.device)
     model = make_model(network, config, process)
     parts = Parts(
         model=model,
-        loader=make_loader(store, config.data.train_split, config, process, shuffle=config.data.shuffle),
+        loader=make_loader(
+            store, config.data.train_split, config, process, shuffle=config.data.shuffle
+        ),
         optimizer=dense_optimizer(model, config.trainer),
         dense=dense_parameters(model),
         validate=make_validation(config, store, model, process),
@@ -67,6 +69,9 @@ def run(config: RunConfig, process: Process) -> dict[str, float]:
     trainer = Trainer(parts, process, config.trainer, folder)
     if config.resume:
         trainer.resume()
+    elif process.is_first:
+        # Only now: a mistake that building reveals leaves no folder behind.
+        folder.create(config, store.schema)
     return trainer.train()
 
 

@@ -39,7 +39,7 @@ class Store:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.schema: StoreSchema = read_schema(self.path)
-        self.history_offsets = self._array("users/history_offsets", "int64")
+        self.history_offsets = self._array("users/history_offsets", "int64", None)
         if len(self.history_offsets) < 2:
             raise StoreError(f"{self.path}: users/history_offsets.npy has no user record")
         records, events = len(self.history_offsets) - 1, int(self.history_offsets[-1])
@@ -66,13 +66,8 @@ class Store:
         spec = self.schema.vectors
         if spec is None:
             return None
-        vectors = self._array("items/vectors", spec.dtype, self.schema.table_rows["item"])
-        if vectors.ndim != 2 or vectors.shape[1] != spec.width:
-            raise StoreError(
-                f"{self.path}/items/vectors.npy: shape {vectors.shape}, manifest says width "
-                f"{spec.width}; prepare the store again"
-            )
-        return vectors
+        rows = self.schema.table_rows["item"]
+        return self._array("items/vectors", spec.dtype, rows, spec.width)
 
     @cached_property
     def vector_inv_norm(self) -> Array | None:
@@ -100,22 +95,29 @@ class Store:
         }
         return Split(**arrays)
 
-    def _array(self, name: str, dtype: str, length: int | None = None) -> Array:
+    def _array(self, name: str, dtype: str, *shape: int | None) -> Array:
         path = self.path / f"{name}.npy"
         try:
             # Copy-on-write: torch wants writable memory, and the file must never change.
             array = np.load(path, mmap_mode="c", allow_pickle=False)
         except FileNotFoundError:
             raise StoreError(f"{path}: missing; prepare the store again") from None
-        except (ValueError, OSError, EOFError) as error:
+        except Exception as error:  # a damaged header raises almost anything
             array = _load_empty(path)
             if array is None:
-                raise StoreError(f"{path}: cannot be read ({error}); prepare it again") from None
-        if array.dtype != np.dtype(dtype) or (length is not None and len(array) != length):
+                raise StoreError(
+                    f"{path}: cannot be read ({error}); prepare the store again"
+                ) from None
+        if not isinstance(array, np.ndarray):
+            raise StoreError(f"{path}: not an array; prepare the store again")
+        same_shape = array.ndim == len(shape) and all(
+            wanted in (None, found) for wanted, found in zip(shape, array.shape, strict=True)
+        )
+        if array.dtype != np.dtype(dtype) or not same_shape:
+            wanted = ", ".join("any" if n is None else str(n) for n in shape)
             raise StoreError(
-                f"{path}: {array.dtype} with {len(array)} entries, expected {dtype}"
-                + (f" with {length}" if length is not None else "")
-                + "; prepare the store again"
+                f"{path}: {array.dtype} {list(array.shape)}, expected {dtype} [{wanted}]; "
+                "prepare the store again"
             )
         return array
 
@@ -123,7 +125,10 @@ class Store:
 def _load_empty(path: Path) -> Array | None:
     """An array without entries, which cannot be memory-mapped, or None if it is not one."""
     try:
+        # Its file is a header and nothing else; do not read gigabytes of a damaged one.
+        if path.stat().st_size > 1024:
+            return None
         array = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError):
+    except Exception:
         return None
     return array if array.size == 0 else None
