@@ -31,7 +31,7 @@ setup: $(STAMP)  ## make .venv from the lock file; at once if it is up to date
 # would leave behind what a lock file no longer names.
 $(STAMP): $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || { \
-		echo "Python 3.11 or 3.12 is needed and '$(PYTHON)' is none: make setup PYTHON=python3.12"; exit 1; } >&2
+		echo "Python 3.11 or 3.12 is needed and '$(PYTHON)' is neither: make setup PYTHON=python3.12"; exit 1; } >&2
 	@$(PYTHON) -c 'import ensurepip, venv' || { \
 		echo "'$(PYTHON)' cannot make environments: install its venv module (Debian: apt install python3-venv)"; exit 1; } >&2
 	$(PYTHON) -m venv --clear .venv
@@ -41,7 +41,8 @@ $(STAMP): $(LOCK)
 		$(shell grep -E '^(torch|setuptools)=' $(LOCK))
 	$(BIN)/pip install --no-deps --no-build-isolation -r $(LOCK)
 	@$(BIN)/python -c 'import torch, fbgemm_gpu, torchrec; \
-		assert (torch.version.cuda is None) == ("$(DEVICE)" == "cpu"), torch.__version__'
+		assert (torch.version.cuda is None) == ("$(DEVICE)" == "cpu"), torch.__version__' || { \
+		echo "What was installed for DEVICE=$(DEVICE) does not load (see above); cuda needs NVIDIA's driver"; exit 1; } >&2
 # A path file rather than an editable install: it needs no build, and every top-level folder is seen.
 	@pwd > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/lifelong_ctr.pth"
 	@touch $@
@@ -52,9 +53,10 @@ TORCH_INDEX_cpu := --retries 1 --extra-index-url https://download.pytorch.org/wh
 test: setup lint  ## lint, then run the tests
 	$(BIN)/pytest $(ARGS)
 
-lint: setup types  ## check style, formatting and types
+lint: setup  ## check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(SOURCES)
 
 types: setup  ## check types
 	$(BIN)/mypy $(SOURCES)
