@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import pickle
 import re
@@ -158,10 +159,16 @@ def load(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> None:
                     f"{checkpoint.path}: no tensor {name}; it belongs to another model "
                     "configuration"
                 )
-            if tuple(stored[name].size) != tuple(tensor.size()):
+            size = tuple(stored[name].size)
+            if size != tuple(tensor.size()):
                 raise CheckpointError(
-                    f"{checkpoint.path}: {name} is {tuple(stored[name].size)}, this model needs "
+                    f"{checkpoint.path}: {name} is {size}, this model needs "
                     f"{tuple(tensor.size())}; it belongs to another configuration or store"
+                )
+            # Rows that no chunk holds would keep the values that the model was built with.
+            if sum(math.prod(chunk.sizes) for chunk in stored[name].chunks) != math.prod(size):
+                raise CheckpointError(
+                    f"{checkpoint.path}: {name} is incomplete; remove it to use the one before"
                 )
         dcp.load(tensors, storage_reader=reader)
     except CheckpointError:
