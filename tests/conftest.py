@@ -6,10 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Before anything imports torch: the tensors are small, and the ranks that some tests start would
 # otherwise each take every core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A busy machine makes an example slow, not wrong; pytest's own timeout ends what hangs.
+settings.register_profile("patient", parent=settings(), deadline=None)
+settings.load_profile("patient")
 
 ROOT = Path(__file__).resolve().parent.parent
 
