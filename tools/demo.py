@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -54,7 +55,9 @@ def _train(model: str, store: Path, run: Path, processes: int) -> None:
 def _step(*arguments: str) -> None:
     shown = shlex.join(arguments).replace("-m torch.distributed.run --standalone", "torchrun")
     print(f"\n$ {shown if shown.startswith('torchrun') else 'python ' + shown}", flush=True)
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False)
+    # ctr sets its own number of threads; without this torchrun warns about it at every start.
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, check=False)
     if done.returncode:
         raise SystemExit(f"error: that command ended with exit code {done.returncode}")
 
