@@ -70,12 +70,15 @@ class RunFolder:
         """Start the folder of a new run.
 
         Raises:
-            ConfigError: the folder already holds a run.
+            ConfigError: the folder already holds a run, or cannot be written.
         """
         self.check_unused()
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.environment.write_text(json.dumps(_environment(schema), indent=2) + "\n")
-        OmegaConf.save(OmegaConf.structured(config), self.config)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.environment.write_text(json.dumps(_environment(schema), indent=2) + "\n")
+            OmegaConf.save(OmegaConf.structured(config), self.config)
+        except OSError as error:
+            raise ConfigError(f"run={self.path}: cannot be written ({error})") from None
 
     def read_config(self) -> RunConfig:
         """The configuration of the run.

@@ -1,0 +1,202 @@
+"""Opening a store: what comes back, and what each damaged file is called."""
+
+import json
+import os
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+
+from ctr.data.store import Store
+from ctr.schema import StoreError
+
+AT_OPENING = ["users/history_offsets", "users/history_item", "users/feature_user_id"]
+BY_SPLIT = [f"splits/train/{name}" for name in ("user", "item", "history_end", "label")]
+BY_ITEM = ["items/feature_category", "items/vectors", "items/vector_inv_norm"]
+EVERY_KIND = AT_OPENING + BY_SPLIT + BY_ITEM
+
+
+@pytest.fixture
+def damaged(tiny_store, tmp_path):
+    """A copy of the store, to be damaged."""
+    return shutil.copytree(tiny_store, tmp_path / "store")
+
+
+def read_all(path):
+    """Open a store and everything in it."""
+    store = Store(path)
+    return store, store.split("train"), store.item_features, store.vectors, store.vector_inv_norm
+
+
+def edit_manifest(path, change):
+    file = path / "manifest.json"
+    manifest = json.loads(file.read_text())
+    change(manifest)
+    file.write_text(json.dumps(manifest))
+
+
+class Exploit:
+    """Runs a shell command where it is unpickled."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.marker}'",)
+
+
+def test_a_whole_store_opens(tiny_store):
+    manifest = json.loads((tiny_store / "manifest.json").read_text())
+    store, train, features, vectors, inv_norm = read_all(tiny_store)
+    assert len(store.history_offsets) == manifest["histories"]["records"] + 1
+    assert len(store.history_item) == manifest["histories"]["events"]
+    assert set(store.user_features) == {f["name"] for f in manifest["features"]["user"]}
+    assert len(train) == manifest["splits"]["train"]["samples"]
+    assert train.label.sum() == manifest["splits"]["train"]["positives"]
+    assert vectors.shape == (manifest["tables"]["item"]["rows"], manifest["vectors"]["width"])
+    assert (inv_norm > 0).sum() == manifest["vectors"]["items_with_vector"]
+    assert set(features) == {"category", "brand", "shop"}
+    assert all(isinstance(a, np.memmap) for a in (store.history_item, train.item, vectors))
+
+
+def test_writing_to_an_array_never_reaches_the_file(damaged):
+    Store(damaged).history_item[:] = -1
+    assert (Store(damaged).history_item >= 0).all()
+
+
+def test_no_vectors(damaged):
+    edit_manifest(damaged, lambda manifest: manifest.update(vectors=None))
+    (damaged / "items/vectors.npy").unlink()
+    (damaged / "items/vector_inv_norm.npy").unlink()
+    store = Store(damaged)
+    assert store.vectors is None
+    assert store.vector_inv_norm is None
+
+
+def test_a_store_without_events_opens(damaged):
+    records = len(np.load(damaged / "users/history_offsets.npy"))
+    np.save(damaged / "users/history_offsets.npy", np.zeros(records, dtype=np.int64))
+    np.save(damaged / "users/history_item.npy", np.zeros(0, dtype=np.int32))
+    assert len(Store(damaged).history_item) == 0
+
+
+def test_an_event_column(damaged):
+    def add(manifest):
+        manifest["features"]["event"] = [{"name": "liked", "table": "brand"}]
+
+    edit_manifest(damaged, add)
+    with pytest.raises(StoreError, match=r"users/event_liked\.npy: missing"):
+        Store(damaged)
+    events = np.load(damaged / "users/history_item.npy")
+    np.save(damaged / "users/event_liked.npy", events % 2)
+    assert (Store(damaged).events["liked"] == events % 2).all()
+
+
+def test_a_folder_that_is_no_store(tmp_path):
+    with pytest.raises(StoreError, match=r"manifest\.json: cannot be read"):
+        Store(tmp_path)
+
+
+@pytest.mark.parametrize("name", EVERY_KIND)
+def test_a_missing_file(damaged, name):
+    (damaged / f"{name}.npy").unlink()
+    with pytest.raises(StoreError, match=rf"{name}\.npy: missing; prepare the store again"):
+        read_all(damaged)
+
+
+@pytest.mark.parametrize("name", EVERY_KIND)
+@pytest.mark.parametrize("left", [0, 5, 60, 128, -1])
+def test_a_file_cut_short(damaged, name, left):
+    path = damaged / f"{name}.npy"
+    os.truncate(path, left if left >= 0 else path.stat().st_size + left)
+    with pytest.raises(StoreError, match=rf"{name}\.npy: .*prepare the store again"):
+        read_all(damaged)
+
+
+@pytest.mark.parametrize("name", EVERY_KIND)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda array: array.astype(np.float64),
+        lambda array: array.astype(array.dtype.newbyteorder(">") if array.itemsize > 1 else "u4"),
+        lambda array: np.concatenate([array, array[:1]]),
+        lambda array: array[:-1],
+        lambda array: array[:0],
+        lambda array: array[:, None],
+        lambda array: np.array(array.flat[0]),
+    ],
+    ids=["dtype", "byte order", "longer", "shorter", "empty", "dimensions", "scalar"],
+)
+def test_an_array_of_another_kind(damaged, name, change):
+    path = damaged / f"{name}.npy"
+    np.save(path, change(np.load(path)))
+    with pytest.raises(StoreError, match=r"expected|no user record"):
+        read_all(damaged)
+
+
+def test_vectors_of_another_width(damaged):
+    path = damaged / "items/vectors.npy"
+    np.save(path, np.load(path)[:, :-1])
+    with pytest.raises(
+        StoreError, match=r"items/vectors\.npy: int8 .*, 127\], expected int8 .*128"
+    ):
+        read_all(damaged)
+
+
+@pytest.mark.parametrize("name", EVERY_KIND)
+def test_a_pickled_array_runs_no_code(damaged, tmp_path, name):
+    marker = tmp_path / "marker"
+    np.save(damaged / f"{name}.npy", np.array([Exploit(marker)], dtype=object), allow_pickle=True)
+    with pytest.raises(StoreError, match=rf"{name}\.npy: cannot be read"):
+        read_all(damaged)
+    assert not marker.exists()
+
+
+def test_a_bare_pickle_runs_no_code(damaged, tmp_path):
+    marker = tmp_path / "marker"
+    raw = pickle.dumps(Exploit(marker))
+    (damaged / "users/history_item.npy").write_bytes(raw)
+    with pytest.raises(StoreError, match=r"history_item\.npy: cannot be read"):
+        Store(damaged)
+    assert not marker.exists()
+    pickle.loads(raw)
+    assert marker.exists(), "the exploit itself does nothing: this file's tests prove nothing"
+
+
+def test_an_archive_of_arrays_is_no_array(damaged):
+    with (damaged / "users/history_item.npy").open("wb") as file:
+        np.savez(file, a=np.zeros(3))
+    with pytest.raises(StoreError, match=r"history_item\.npy: not an array"):
+        Store(damaged)
+
+
+def test_any_damaged_header_is_an_error_of_ours(damaged):
+    path = damaged / "users/history_item.npy"
+    whole = path.read_bytes()
+    random = np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        raw = bytearray(whole)
+        raw[random.integers(0, 128)] = random.integers(0, 256)
+        path.write_bytes(raw)
+        try:
+            Store(damaged)
+        except StoreError:
+            refused += 1
+    assert refused > 100
+
+
+def test_an_unknown_split_lists_the_known_ones(store):
+    with pytest.raises(StoreError, match="no split 'valid'; it has: train, test"):
+        store.split("valid")
+
+
+def test_an_empty_split(damaged):
+    edit_manifest(damaged, lambda manifest: manifest["splits"]["test"].update(samples=0))
+    for column in ("user", "item", "history_end", "label"):
+        path = damaged / f"splits/test/{column}.npy"
+        np.save(path, np.load(path)[:0])
+    store = Store(damaged)
+    with pytest.raises(StoreError, match="split 'test' has no samples"):
+        store.split("test")

@@ -1,0 +1,178 @@
+"""Configurations that must pass, and those that must not, with what the message says."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from ctr.config import ConfigError, RunConfig, parse_as, parse_config
+from ctr.evaluate import EvaluateConfig
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+def parse(**groups):
+    return parse_config(OmegaConf.create(groups))
+
+
+def choices(group):
+    names = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    assert names, f"conf/{group} is empty"
+    return [f"{group}={name}" for name in names]
+
+
+def test_the_defaults_are_valid():
+    assert parse() == RunConfig()
+    RunConfig().validate()
+
+
+def test_values_arrive_with_their_types():
+    config = parse(data={"batch_size": "32"}, trainer={"lr": 1, "max_steps": None}, seed="7")
+    assert config.data.batch_size == 32
+    assert config.trainer.lr == 1.0
+    assert config.trainer.max_steps is None
+    assert config.seed == 7
+    assert config.run_path == Path("runs/latest")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [c for g in ("model", "data", "embedding", "trainer", "experiment") for c in choices(g)],
+)
+def test_every_file_of_conf_composes_and_parses(override):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = parse_config(compose("train", [override]))
+    assert isinstance(config, RunConfig)
+
+
+@pytest.mark.parametrize("model", choices("model"))
+def test_every_model_composes_with_every_dataset(model):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for data in choices("data"):
+            parse_config(compose("train", [model, data]))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("train", RunConfig), ("evaluate", EvaluateConfig)])
+def test_every_key_is_in_conf_so_that_a_command_can_set_it(name, kind):
+    def keys(config):
+        return {k: keys(v) if isinstance(v, dict) else None for k, v in config.items()}
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = OmegaConf.to_container(compose(name))
+    assert keys(composed) == keys(OmegaConf.to_container(OmegaConf.structured(kind)))
+
+
+@pytest.mark.parametrize(
+    ("raw", "key", "nearest"),
+    [
+        ({"sed": 1}, "sed", "seed"),
+        ({"trainr": {"lr": 1.0}}, "trainr", "trainer"),
+        ({"data": {"batchsize": 1}}, "data.batchsize", "data.batch_size"),
+        ({"model": {"retreived": 1}}, "model.retreived", "model.retrieved"),
+        ({"embedding": {"dims": 1}}, "embedding.dims", "embedding.dim"),
+        ({"trainer": {"max_step": 1}}, "trainer.max_step", "trainer.max_steps"),
+    ],
+)
+def test_a_misspelt_key_gets_the_nearest_known_one(raw, key, nearest):
+    with pytest.raises(ConfigError) as caught:
+        parse_config(OmegaConf.create(raw))
+    message = str(caught.value)
+    assert message == f"{key}: no such configuration key; did you mean {nearest}?"
+
+
+def test_a_key_like_no_other_gets_the_list():
+    with pytest.raises(ConfigError, match=r"zzzzqqq: .*known keys: data\.batch_size, .*seed"):
+        parse(zzzzqqq=1)
+
+
+def test_a_misspelt_key_of_an_evaluation():
+    with pytest.raises(ConfigError, match=r"splt: .*did you mean split\?"):
+        parse_as(EvaluateConfig, OmegaConf.create({"splt": "test"}))
+
+
+@pytest.mark.parametrize(
+    ("raw", "key"),
+    [
+        ({"data": {"batch_size": "many"}}, "data.batch_size"),
+        ({"data": {"batch_size": 1.5}}, "data.batch_size"),
+        ({"data": {"batch_size": True}}, "data.batch_size"),
+        ({"data": {"batch_size": None}}, "data.batch_size"),
+        ({"data": {"batch_size": [1]}}, "data.batch_size"),
+        ({"data": {"shuffle": "perhaps"}}, "data.shuffle"),
+        ({"data": {"store": {"path": "x"}}}, "data.store"),
+        ({"data": None}, "data"),
+        ({"model": {"hidden": "wide"}}, "model.hidden"),
+        ({"model": {"hidden": [64, "wide"]}}, r"model.hidden\[1\]"),
+        ({"trainer": {"lr": "fast"}}, "trainer.lr"),
+        ({"seed": "${nowhere}"}, "seed"),
+        ({"data": 5}, "config"),
+        ([1, 2], "config"),
+    ],
+)
+def test_a_value_of_the_wrong_type_names_its_key(raw, key):
+    with pytest.raises(ConfigError, match=rf"^{key}: "):
+        parse_config(OmegaConf.create(raw))
+
+
+IMPOSSIBLE = [
+    ("data.batch_size", 0),
+    ("data.history_length", 0),
+    ("data.workers", 0),
+    ("data.prefetch", 0),
+    ("model.gsu", "cosin"),
+    ("model.attention", "din"),
+    ("model.simtier", "paper2"),
+    ("model.activation", "gelu"),
+    ("model.recent_length", 0),
+    ("model.retrieved", -1),
+    ("model.simtier_bins", 0),
+    ("model.simtier_bins", 20),
+    ("model.simtier_on", ["short"]),
+    ("model.hidden", []),
+    ("model.hidden", [64, 0]),
+    ("embedding.optimizer", "adamw"),
+    ("embedding.dim", 0),
+    ("embedding.dim", 6),
+    ("embedding.narrow_dim", 10),
+    ("embedding.init_std", 0.0),
+    ("embedding.lr", 0.0),
+    ("embedding.lr", float("nan")),
+    ("embedding.eps", -1e-8),
+    ("embedding.sharding", []),
+    ("embedding.sharding", ["diagonal"]),
+    ("trainer.precision", "fp16"),
+    ("trainer.epochs", 0),
+    ("trainer.log_every", 0),
+    ("trainer.keep_checkpoints", 0),
+    ("trainer.lr", -1.0),
+    ("trainer.weight_decay", -0.1),
+    ("trainer.max_steps", 0),
+    ("trainer.checkpoint_every", -5),
+    ("trainer.clip_norm", 0.0),
+    ("seed", -1),
+    ("device", "tpu"),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), IMPOSSIBLE)
+def test_an_impossible_value_names_its_key_and_a_way_out(key, value):
+    raw = OmegaConf.create()
+    OmegaConf.update(raw, key, value)
+    with pytest.raises(ConfigError) as caught:
+        parse_config(raw)
+    message = str(caught.value)
+    assert message.startswith(f"{key}=")
+    assert "set " in message or "set one of" in message
+
+
+@pytest.mark.parametrize("key", ["retrieved", "recent_length"])
+def test_no_more_behaviours_picked_than_seen(key):
+    fitting = {"recent_length": 20, "retrieved": 20}
+    parse(data={"history_length": 20}, model=fitting)
+    with pytest.raises(ConfigError, match=rf"^model\.{key}=21: .*data\.history_length=20.*set"):
+        parse(data={"history_length": 20}, model={**fitting, key: 21})
+
+
+def test_the_paper_form_of_simtier_may_have_any_number_of_bins():
+    assert parse(model={"simtier": "paper", "simtier_bins": 20}).model.simtier_bins == 20

@@ -1,0 +1,160 @@
+"""The manifest: what is read from it, and what each damage is called."""
+
+import json
+
+import pytest
+
+from ctr.schema import StoreError, read_schema
+
+
+@pytest.fixture
+def manifest(tiny_store):
+    return json.loads((tiny_store / "manifest.json").read_text())
+
+
+def read(folder, manifest):
+    text = manifest if isinstance(manifest, str) else json.dumps(manifest)
+    (folder / "manifest.json").write_text(text)
+    return read_schema(folder)
+
+
+def test_everything_in_the_manifest_is_read(tmp_path, manifest):
+    manifest["features"]["event"] = [{"name": "liked", "table": "brand"}]
+    schema = read(tmp_path, manifest)
+    assert schema.name == manifest["name"]
+    assert schema.table_rows == {n: t["rows"] for n, t in manifest["tables"].items()}
+    for kind in ("user", "item", "event"):
+        found = [(f.name, f.table) for f in getattr(schema, kind)]
+        assert found == [(f["name"], f["table"]) for f in manifest["features"][kind]]
+    assert schema.max_history == manifest["histories"]["max_length"]
+    assert vars(schema.vectors) == manifest["vectors"]
+    assert {n: vars(s) for n, s in schema.splits.items()} == manifest["splits"]
+
+
+def test_the_digest_follows_the_manifest(tmp_path, tiny_store, manifest):
+    raw = (tiny_store / "manifest.json").read_text()
+    same = read(tmp_path, raw).digest
+    assert same == read_schema(tiny_store).digest
+    name = next(iter(manifest["files"]))
+    manifest["files"][name]["blake2b"] = "0" * 32
+    assert read(tmp_path, manifest).digest != same
+
+
+def test_a_store_without_vectors(tmp_path, manifest):
+    schema = read(tmp_path, manifest | {"vectors": None})
+    assert schema.vectors is None
+    with pytest.raises(StoreError, match=rf"model\.gsu=cosine needs item vectors.*'{schema.name}'"):
+        schema.require_vectors("model.gsu=cosine")
+    schema.require_item_feature("category", "model.gsu=category")
+    with pytest.raises(StoreError, match=r"model\.x needs .*'colour'.*has: category, brand, shop"):
+        schema.require_item_feature("colour", "model.x")
+
+
+def test_a_store_with_vectors_has_them(manifest, tmp_path):
+    read(tmp_path, manifest).require_vectors("model.gsu=cosine")
+
+
+def test_no_manifest_says_how_to_make_a_store(tmp_path):
+    with pytest.raises(StoreError, match=r"manifest\.json: cannot be read.*datasets\.world --out"):
+        read_schema(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be read"):
+        read_schema(tmp_path / "file")
+
+
+@pytest.mark.parametrize("text", ["", "{", "not json", '{"format": "lifelong-ctr-store",}'])
+def test_not_json(tmp_path, text):
+    with pytest.raises(StoreError, match=r"manifest\.json: not valid JSON"):
+        read(tmp_path, text)
+
+
+def test_not_text(tmp_path):
+    (tmp_path / "manifest.json").write_bytes(b"\xff\xfe\x00\x9f")
+    with pytest.raises(StoreError, match=r"manifest\.json: not valid JSON"):
+        read_schema(tmp_path)
+
+
+def test_another_format(tmp_path, manifest):
+    with pytest.raises(StoreError, match="format is 'other', expected 'lifelong-ctr-store'"):
+        read(tmp_path, manifest | {"format": "other"})
+    with pytest.raises(StoreError, match="format is None"):
+        read(tmp_path, {})
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_another_schema_version(tmp_path, manifest, version):
+    expected = f"schema version {version}, this release reads 1; prepare the store again"
+    with pytest.raises(StoreError, match=expected):
+        read(tmp_path, manifest | {"schema_version": version})
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "schema_version",
+        "name",
+        "tables",
+        "tables.item",
+        "tables.category",
+        "tables.brand.rows",
+        "features",
+        "features.user",
+        "features.event",
+        "features.item.0.table",
+        "features.user.1.name",
+        "histories",
+        "histories.max_length",
+        "vectors",
+        "vectors.dtype",
+        "vectors.width",
+        "splits",
+        "splits.train.samples",
+    ],
+)
+def test_a_missing_key_is_named(tmp_path, manifest, path):
+    *above, last = path.split(".")
+    holder = manifest
+    for key in above:
+        holder = holder[int(key) if key.isdigit() else key]
+    del holder[last]
+    with pytest.raises(StoreError, match=rf"manifest\.json: .*{last}"):
+        read(tmp_path, manifest)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("tables", []),
+        ("tables", {"item": 5}),
+        ("tables", {"item": {"rows": "many"}}),
+        ("features", {"user": None, "item": [], "event": []}),
+        ("features", {"user": ["user_id"], "item": [], "event": []}),
+        ("histories", {"max_length": None}),
+        ("vectors", {"width": "wide", "dtype": "int8", "items_with_vector": 1}),
+        ("vectors", []),
+        ("splits", {"train": {"samples": "all", "positives": 0, "users": 0}}),
+        ("splits", {"train": 3}),
+        ("splits", None),
+    ],
+)
+def test_a_value_of_the_wrong_kind(tmp_path, manifest, key, value):
+    with pytest.raises(StoreError, match=r"manifest\.json: .*prepare the store again"):
+        read(tmp_path, manifest | {key: value})
+
+
+@pytest.mark.parametrize("manifest", [[], 3, None, "text"])
+def test_json_that_is_no_object(tmp_path, manifest):
+    with pytest.raises(StoreError, match=r"manifest\.json: "):
+        read(tmp_path, json.dumps(manifest))
+
+
+def test_vectors_of_an_unknown_dtype(tmp_path, manifest):
+    manifest["vectors"]["dtype"] = "object"
+    with pytest.raises(StoreError, match="vectors of dtype object, expected int8, float16"):
+        read(tmp_path, manifest)
+
+
+def test_a_feature_of_an_unknown_table(tmp_path, manifest):
+    manifest["features"]["item"][1]["table"] = "brands"
+    with pytest.raises(StoreError, match="item feature brand: no table brands"):
+        read(tmp_path, manifest)
