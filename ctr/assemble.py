@@ -43,9 +43,7 @@ def make_network(store: Store, config: RunConfig, process: Process) -> Network:
         None if store.vectors is None else torch.from_numpy(store.vectors),
         None if store.vector_inv_norm is None else torch.from_numpy(store.vector_inv_norm),
     )
-    return build_network(
-        store.schema, catalog.to(process.device), config.model, config.embedding
-    )
+    return build_network(store.schema, catalog.to(process.device), config.model, config.embedding)
 
 
 def make_model(network: Network, config: RunConfig, process: Process) -> DistributedModelParallel:

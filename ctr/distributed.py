@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
+from torchrec import EmbeddingCollection
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
@@ -119,7 +120,7 @@ def shard(model: nn.Module, process: Process, sharding: list[str]) -> Distribute
     tables = {
         config.name
         for module in model.modules()
-        if hasattr(module, "embedding_configs")
+        if isinstance(module, EmbeddingCollection)
         for config in module.embedding_configs()
     }
     planner = EmbeddingShardingPlanner(

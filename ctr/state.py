@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torchrec.distributed import DistributedModelParallel
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -11,8 +12,8 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
 
 
-def sparse_optimizer_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """States of the optimizers fused into the embedding tables of a DistributedModelParallel."""
+def sparse_optimizer_tensors(model: DistributedModelParallel) -> dict[str, Tensor]:
+    """States of the optimizers that are fused into the embedding tables."""
     states = model.fused_optimizer.state_dict()["state"]
     return {
         f"sparse_optimizer.{parameter}.{name}": tensor

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from ctr.assemble import make_loader, make_model, make_network
 from ctr.command import errors_to_exit
@@ -30,12 +33,14 @@ def resumed_config(given: RunConfig, folder: RunFolder, overrides: list[str]) ->
     return new
 
 
-def make_validation(trainer_config: RunConfig, store: Store, model, process: Process):
+def make_validation(
+    config: RunConfig, store: Store, model: nn.Module, process: Process
+) -> Callable[[], dict[str, float]] | None:
     """A function that evaluates the validation split, or None where there is none."""
-    split = trainer_config.data.valid_split
+    split = config.data.valid_split
     if split is None:
         return None
-    loader = make_loader(store, split, trainer_config, process, shuffle=False)
+    loader = make_loader(store, split, config, process, shuffle=False)
 
     def validate() -> dict[str, float]:
         found = predict(model, loader, process)

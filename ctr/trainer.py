@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
+from torchrec.distributed import DistributedModelParallel
 from tqdm import tqdm
 
 from ctr import checkpoint
@@ -42,7 +43,7 @@ class Parts:
         validate: metrics of the validation split, called on all processes; or None.
     """
 
-    model: nn.Module
+    model: DistributedModelParallel
     loader: Loader
     optimizer: torch.optim.Optimizer
     dense: dict[str, nn.Parameter]
@@ -188,9 +189,7 @@ class Trainer:
         if self.parts.validate is None:
             return
         found = self.parts.validate()
-        self._write(
-            rows, board, {"step": self.step, **{f"valid_{k}": v for k, v in found.items()}}
-        )
+        self._write(rows, board, {"step": self.step, **{f"valid_{k}": v for k, v in found.items()}})
 
     def _saved(self) -> bool:
         try:

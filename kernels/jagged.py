@@ -21,7 +21,7 @@ class QueryWindows:
     Attributes:
         user_Q: int64 [Q], rising; index of the query's user.
         begin_Q, end_Q: int64 [Q]; the window `[begin, end)` in positions of that user's history.
-        first_query_U: int64 [U + 1]; queries of user u are `[first_query_U[u], first_query_U[u+1])`.
+        first_query_U: int64 [U + 1]; user u asks queries `[first_query_U[u], first_query_U[u+1])`.
     """
 
     user_Q: Tensor

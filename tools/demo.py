@@ -1,6 +1,6 @@
 """The whole road on a synthetic world: prepare, train MUSE and DIN, evaluate, compare.
 
-    python -m tools.demo [--folder runs/demo] [--users 4000] [--processes 2]
+python -m tools.demo [--folder runs/demo] [--users 4000] [--processes 2]
 """
 
 from __future__ import annotations

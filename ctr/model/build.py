@@ -17,9 +17,7 @@ def table_shapes(schema: StoreSchema, config: EmbeddingConfig) -> dict[str, Tabl
     """Rows and width of every table that a feature refers to, and of `item`."""
     used = {"item"} | {f.table for f in (*schema.user, *schema.item, *schema.event)}
     return {
-        name: TableShape(
-            rows, config.narrow_dim if rows < config.narrow_below else config.dim
-        )
+        name: TableShape(rows, config.narrow_dim if rows < config.narrow_below else config.dim)
         for name, rows in schema.table_rows.items()
         if name in used
     }

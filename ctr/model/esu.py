@@ -53,9 +53,9 @@ class SimTier(nn.Module):
         tier = tier.clamp_(0, self.bins - 1).long().masked_fill_(~mask, self.bins)
         lead = similarity.shape[:-1]
         rows = math.prod(lead)
-        flat = tier.view(rows, similarity.shape[-1]) + torch.arange(rows, device=tier.device)[:, None] * (
-            self.bins + 1
-        )
+        flat = tier.view(rows, similarity.shape[-1]) + torch.arange(rows, device=tier.device)[
+            :, None
+        ] * (self.bins + 1)
         counts = torch.bincount(flat.view(-1), minlength=rows * (self.bins + 1))
         counts = counts.view(*lead, self.bins + 1)[..., : self.bins].float()
         return counts if self.scale is None else torch.log1p(counts) * self.scale
@@ -128,7 +128,9 @@ class SemanticAttention(nn.Module):
         value_VD = F.silu(self.value(behaviour_VE))
         dot_BK = gathered_dot(query_BD, key_VD, index_BK)
         scaled_BK = similarity_BK / self.tau
-        logits_BK = self.mix[0] * dot_BK + self.mix[1] * scaled_BK + self.mix[2] * dot_BK * scaled_BK
+        logits_BK = (
+            self.mix[0] * dot_BK + self.mix[1] * scaled_BK + self.mix[2] * dot_BK * scaled_BK
+        )
         weight_BK = masked_softmax(logits_BK, mask_BK)
         return gathered_sum(weight_BK, value_VD, index_BK)
 

@@ -64,11 +64,17 @@ class Dice(nn.Module):
         return x_BW * (p_BW + self.alpha * (1.0 - p_BW))
 
     def _step_statistics(self, x_BW: Tensor) -> tuple[Tensor, Tensor]:
+        # Sums of the values and of their squares let one exchange do; taken about the running
+        # mean, which is the same on all processes, they lose no digits to a large mean.
+        shifted_BW = x_BW - self.running_mean
+        width = x_BW.shape[1]
         count = x_BW.new_full((1,), float(x_BW.shape[0]))
-        totals = _over_processes(torch.cat([x_BW.sum(0), count]))
+        sums = [shifted_BW.sum(0), shifted_BW.square().sum(0), count]
+        totals = _over_processes(torch.cat(sums))
         samples = totals[-1:].detach().clamp(min=1.0)
-        mean = totals[:-1] / samples
-        var = _over_processes((x_BW - mean).square().sum(0)) / samples
+        offset = totals[:width] / samples
+        var = (totals[width : 2 * width] / samples - offset.square()).clamp(min=0.0)
+        mean = self.running_mean + offset
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var, self.momentum)

@@ -97,9 +97,7 @@ class Network(nn.Module):
         if "recent" in self.simtier:
             parts.append(self._recent_tiers(batch, windows))
         parts += [found[f"target.{name}"] for name in ("item", *self._target_names())]
-        parts += [
-            found[f"user.{f.name}"].index_select(0, batch.user_B) for f in self.features.user
-        ]
+        parts += [found[f"user.{f.name}"].index_select(0, batch.user_B) for f in self.features.user]
         return self.head(torch.cat(parts, dim=1))
 
     def _distinct(
@@ -122,7 +120,9 @@ class Network(nn.Module):
         items = batch.target_item_B
         requests = {"target.item": Request("item", items)}
         for f in self.features.target:
-            requests[f"target.{f.name}"] = Request(f.table, self.catalog.feature_rows(f.name, items))
+            requests[f"target.{f.name}"] = Request(
+                f.table, self.catalog.feature_rows(f.name, items)
+            )
         for f in self.features.user:
             requests[f"user.{f.name}"] = Request(f.table, batch.user_features_U[f.name])
         return requests

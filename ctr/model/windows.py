@@ -60,9 +60,9 @@ def recent_windows(
     new_B = high_B - torch.maximum(low_B, known_B)
     list_end_B = new_B.cumsum(0)
     total = int(list_end_B[-1]) if list_end_B.numel() else 0
-    position_R = torch.arange(total, device=user_B.device) + (high_B - list_end_B).repeat_interleave(
-        new_B, output_size=total
-    )
+    position_R = torch.arange(total, device=user_B.device) + (
+        high_B - list_end_B
+    ).repeat_interleave(new_B, output_size=total)
     list_begin_B = list_end_B - (high_B - low_B)
     return _grouped(position_R, list_begin_B, list_end_B, user_B)
 

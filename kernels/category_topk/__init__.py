@@ -1,1 +1,1 @@
-"""The most recent K behaviours of the target's category (SIM-hard, arXiv 2006.05639, section 3.2)."""
+"""The most recent K behaviours of the target's category (SIM-hard, arXiv 2006.05639)."""

@@ -52,9 +52,7 @@ def category_topk(
     def score(piece: Piece) -> Tensor:
         first, last = piece.queries
         scores_QC = torch.full((last - first, piece.width), float("-inf"))
-        spans = zip(
-            piece.begin_U, piece.end_U, piece.query_begin_U, piece.query_end_U, strict=True
-        )
+        spans = zip(piece.begin_U, piece.end_U, piece.query_begin_U, piece.query_end_U, strict=True)
         for low, high, q_low, q_high in spans:
             wanted = query_category[q_low:q_high, None]
             same = (history_category[low:high] == wanted) & (wanted != 0)

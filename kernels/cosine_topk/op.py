@@ -126,9 +126,7 @@ class _CosineScorer:
         vectors = self.table.index_select(0, rows)
         inv = self.inv_norm.index_select(0, rows).masked_fill_(rows == 0, 0.0)
         scores_QC = torch.full((last - first, piece.width), float("-inf"))
-        spans = zip(
-            piece.begin_U, piece.end_U, piece.query_begin_U, piece.query_end_U, strict=True
-        )
+        spans = zip(piece.begin_U, piece.end_U, piece.query_begin_U, piece.query_end_U, strict=True)
         for low, high, q_low, q_high in spans:
             keys = vectors[low - begin : high - begin]
             queries = self.vectors_QM[q_low:q_high]

@@ -27,7 +27,8 @@ SMALL_MODEL = [
 def world(tmp_path_factory, repository):
     """Large enough for a model to learn something."""
     path = tmp_path_factory.mktemp("stores") / "learnable"
-    options = "--users=1500 --history-length=200 --items=8000 --categories=40 --seed=2".split()
+    sizes = {"users": 1500, "history-length": 200, "items": 8000, "categories": 40, "seed": 2}
+    options = [f"--{name}={value}" for name, value in sizes.items()]
     subprocess.run(
         [sys.executable, "-m", "datasets.world", "--out", str(path), *options],
         cwd=repository,
@@ -117,7 +118,6 @@ def test_resumed_run_equals_an_uninterrupted_one(trained, world, launch, tmp_pat
 
 
 def test_resuming_as_another_model_is_refused(trained, launch):
-    done = launch(
-        1, "train.py", f"run={trained}", "resume=true", "model.retrieved=10", expect=2
-    )
-    assert "model.retrieved" in done.stderr and "Traceback" not in done.stderr.split("error:")[0]
+    done = launch(1, "train.py", f"run={trained}", "resume=true", "model.retrieved=10", expect=2)
+    assert "model.retrieved" in done.stderr
+    assert "Traceback" not in done.stderr.split("error:")[0]

@@ -54,9 +54,7 @@ def test_windows_and_piece_sizes_do_not_matter(users, k, seed, piece_scores):
     try:
         actual = cosine_topk(*args, user, k, query_rows=rows, query_begin=begin, query_end=end)
         category = (history % 5).int()
-        same = category_topk(
-            category, offsets, rows % 5, user, k, query_begin=begin, query_end=end
-        )
+        same = category_topk(category, offsets, rows % 5, user, k, query_begin=begin, query_end=end)
     finally:
         walk.SCORES_PER_PIECE = kept
     assert torch.equal(actual[0], expected[0])
@@ -96,7 +94,8 @@ def test_nothing_is_picked_without_vectors():
     positions, scores = cosine_topk(
         table, torch.zeros_like(inv), history, offsets, user, 4, query_rows=rows
     )
-    assert (positions == -1).all() and (scores == 0).all()
+    assert (positions == -1).all()
+    assert (scores == 0).all()
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,8 @@ def test_simtier_paper_form(bins):
 
 def test_masked_softmax_keeps_nothing_of_nothing():
     weight = masked_softmax(torch.randn(2, 3), torch.tensor([[True, False, True], [False] * 3]))
-    assert weight[0, 1] == 0 and weight[1].tolist() == [0, 0, 0]
+    assert weight[0, 1] == 0
+    assert weight[1].tolist() == [0, 0, 0]
     assert float(weight[0].sum()) == pytest.approx(1.0)
 
 

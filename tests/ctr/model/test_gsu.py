@@ -40,7 +40,9 @@ def test_cosine(batch, catalog, tables):
             item = int(batch.history_item_T[index])
             if item and known[item] and target and known[target]:
                 dot = (catalog.vectors[item].int() * catalog.vectors[target].int()).sum().float()
-                scored.append((float(dot * catalog.inv_norm[item] * catalog.inv_norm[target]), index))
+                scored.append(
+                    (float(dot * catalog.inv_norm[item] * catalog.inv_norm[target]), index)
+                )
         assert picks(retrieved, i) == best(scored)
 
 
@@ -50,7 +52,9 @@ def test_category(batch, catalog, tables):
     for i in range(len(batch)):
         wanted = category[batch.target_item_B[i]]
         scored = [
-            (0, j) for j in visible(batch, i) if wanted and category[batch.history_item_T[j]] == wanted
+            (0, j)
+            for j in visible(batch, i)
+            if wanted and category[batch.history_item_T[j]] == wanted
         ]
         assert picks(retrieved, i) == best(scored)
 
