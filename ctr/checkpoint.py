@@ -25,6 +25,8 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
+from ctr.errors import UserError
+
 _NAME = re.compile(r"step-(\d{9})")
 _ALLOWED = {
     "torch": {"Size", "device", "float32", "float16", "bfloat16", "float64", "int64", "int32"}
@@ -45,7 +47,7 @@ _ALLOWED = {
 }
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint that cannot be used; names the file and says what to do."""
 
 
@@ -123,6 +125,11 @@ def save(
             shutil.rmtree(old)
     _barrier()
     return final
+
+
+def any_complete(folder: Path) -> bool:
+    """Whether the folder holds a complete checkpoint."""
+    return bool(_complete(folder))
 
 
 def newest(folder: Path) -> Checkpoint:

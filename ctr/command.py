@@ -6,9 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ctr.checkpoint import CheckpointError
-from ctr.config import ConfigError
-from ctr.schema import StoreError
+from ctr.errors import UserError
 
 
 @contextmanager
@@ -16,6 +14,6 @@ def errors_to_exit() -> Iterator[None]:
     """Turn errors that the user can mend into a line on stderr and exit code 2."""
     try:
         yield
-    except (ConfigError, StoreError, CheckpointError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

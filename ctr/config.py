@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+from ctr.errors import UserError
 
-class ConfigError(ValueError):
+
+class ConfigError(UserError):
     """A configuration that cannot run; names the key and says what to set instead."""
 
 
@@ -119,7 +121,7 @@ class EmbeddingConfig:
     narrow_below: int = 16
     init_std: float = 0.001
     optimizer: str = "rowwise_adagrad"
-    lr: float = 0.02
+    lr: float = 0.05
     eps: float = 1.0e-8
     sharding: list[str] = field(default_factory=lambda: ["table_wise", "row_wise"])
 
@@ -156,7 +158,7 @@ class TrainerConfig:
 
     epochs: int = 1
     max_steps: int | None = None
-    lr: float = 2.0e-4
+    lr: float = 1.0e-3
     weight_decay: float = 0.01
     clip_norm: float | None = None
     precision: str = "fp32"

@@ -54,8 +54,8 @@ def run_evaluation(
     found = predict(model, loader, process, progress)
     if found is None:
         return None
-    write_predictions(folder.predictions(split), found)
     metrics = evaluate_predictions(found["label"], found["score"], found["user"])
+    write_predictions(folder.predictions(split), found)
     folder.evaluation(split).write_text(json.dumps(metrics.as_dict(), indent=2) + "\n")
     return metrics
 

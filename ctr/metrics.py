@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from ctr.errors import UserError
+
 Array = np.ndarray
 _TINY = 1e-15
 
@@ -93,6 +95,10 @@ def normalised_entropy(label: Array, score: Array) -> float:
     return log_loss(label, score) / float(base)
 
 
+class PredictionError(UserError):
+    """Predictions that no metric is defined for; names the row."""
+
+
 @dataclass(frozen=True)
 class Metrics:
     """Offline metrics of one set of predictions.
@@ -124,15 +130,17 @@ def evaluate_predictions(label: Array, score: Array, group: Array) -> Metrics:
     Group 0 is the unknown user: its rows come from different people, so GAUC leaves them out.
 
     Raises:
-        ValueError: arrays of different lengths, labels other than 0/1, or scores outside [0, 1].
+        PredictionError: different lengths, labels other than 0/1, or scores outside [0, 1].
     """
     if not len(label) == len(score) == len(group):
-        raise ValueError(f"{len(label)} labels, {len(score)} scores and {len(group)} groups")
+        raise PredictionError(f"{len(label)} labels, {len(score)} scores and {len(group)} groups")
     if not np.isin(label, (0, 1)).all():
-        raise ValueError("label: values other than 0 and 1")
+        raise PredictionError("label: values other than 0 and 1")
     if not ((score >= 0) & (score <= 1)).all():
         row = int(np.flatnonzero(~((score >= 0) & (score <= 1)))[0])
-        raise ValueError(f"score: row {row} is {score[row]}, must be a probability")
+        raise PredictionError(
+            f"score: row {row} is {score[row]}, must be a probability; did training diverge?"
+        )
     # A float32 sum of many probabilities would lose digits that the metrics promise.
     label, score = label.astype(np.float64), score.astype(np.float64)
     known = group != 0

@@ -7,12 +7,14 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from ctr.errors import UserError
+
 FORMAT = "lifelong-ctr-store"
 SCHEMA_VERSION = 1
 VECTOR_DTYPES = ("int8", "float16", "float32")
 
 
-class StoreError(ValueError):
+class StoreError(UserError):
     """A prepared store that cannot be used; names the file or key and says what to do."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -22,15 +23,23 @@ from ctr.trainer import Parts, Trainer
 
 
 def resumed_config(given: RunConfig, folder: RunFolder, overrides: list[str]) -> RunConfig:
-    """The configuration of the run to resume, with the keys that the command line sets."""
+    """The configuration of the run to resume, with the keys that the command line sets.
+
+    A command line that names conf groups (experiment=..., model=...) means its whole configuration,
+    so the command that started the run resumes it too.
+
+    Raises:
+        ConfigError: it would change what the run is.
+    """
     old = folder.read_config()
-    scalars = ("run=", "resume=", "seed=", "device=")
-    typed = [o for o in overrides if "." in o.split("=")[0] or o.startswith(scalars)]
-    merged = OmegaConf.merge(OmegaConf.structured(old), OmegaConf.from_dotlist(typed))
-    new = parse_config(merged)
-    check_resumable(old, new)
-    new.resume = given.resume
-    return new
+    scalars = {item.name for item in fields(RunConfig) if not is_dataclass(getattr(old, item.name))}
+    keys = [override.split("=")[0] for override in overrides]
+    if all("." in key or key in scalars for key in keys):
+        given = parse_config(
+            OmegaConf.merge(OmegaConf.structured(old), OmegaConf.from_dotlist(overrides))
+        )
+    check_resumable(old, given)
+    return given
 
 
 def make_validation(

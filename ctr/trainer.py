@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import resource
 import time
@@ -23,12 +24,15 @@ from ctr.config import TrainerConfig
 from ctr.data.batch import Batch
 from ctr.data.loader import Loader
 from ctr.distributed import Process
+from ctr.errors import UserError
 from ctr.loss import click_loss
 from ctr.run_folder import RunFolder
 from ctr.state import dense_optimizer_tensors, model_tensors, sparse_optimizer_tensors
 
+_log = logging.getLogger(__name__)
 
-class TrainingError(RuntimeError):
+
+class TrainingError(UserError):
     """Training that cannot go on; says at which step and what to try."""
 
 
@@ -78,11 +82,14 @@ class Trainer:
         self.window = _Window(torch.zeros((), device=process.device))
 
     def resume(self) -> None:
-        """Go on from the run's newest complete checkpoint.
+        """Go on from the run's newest complete checkpoint, or from the start if there is none yet.
 
         Raises:
-            CheckpointError: there is none, or it does not fit the model.
+            CheckpointError: it does not fit the model, or is damaged.
         """
+        if not checkpoint.any_complete(self.folder.checkpoints):
+            _log.warning("%s: no checkpoint yet; starting over", self.folder.path)
+            return
         found = checkpoint.newest(self.folder.checkpoints)
         checkpoint.load(found, self._tensors())
         self.step = found.progress["step"]
@@ -192,10 +199,11 @@ class Trainer:
         self._write(rows, board, {"step": self.step, **{f"valid_{k}": v for k, v in found.items()}})
 
     def _saved(self) -> bool:
-        try:
-            return checkpoint.newest(self.folder.checkpoints).progress["step"] == self.step
-        except checkpoint.CheckpointError:
-            return False
+        folder = self.folder.checkpoints
+        return (
+            checkpoint.any_complete(folder)
+            and checkpoint.newest(folder).progress["step"] == self.step
+        )
 
     def _save(self) -> None:
         checkpoint.save(

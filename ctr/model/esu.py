@@ -22,6 +22,11 @@ def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
     return logits.masked_fill(~mask, lowest).softmax(dim=-1) * mask
 
 
+def _pooled(weight_BK: Tensor, rows_VD: Tensor, index_BK: Tensor) -> Tensor:
+    # Under autocast a softmax stays in float32 while projected rows are bfloat16.
+    return gathered_sum(weight_BK.to(rows_VD.dtype), rows_VD, index_BK)
+
+
 class SimTier(nn.Module):
     """Histogram of similarities, tier by tier (MUSE, section 3.2; arXiv 2407.19467, 3.3).
 
@@ -86,7 +91,7 @@ class TargetAttention(nn.Module):
         """Interest float32 [B, D] of each sample in its picks."""
         fact_VD = self.fact(behaviour_VE)
         weight_BK = masked_softmax(gathered_dot(self.query(target_B), fact_VD, index_BK), mask_BK)
-        return gathered_sum(weight_BK, fact_VD, index_BK)
+        return _pooled(weight_BK, fact_VD, index_BK)
 
 
 class SemanticAttention(nn.Module):
@@ -132,7 +137,7 @@ class SemanticAttention(nn.Module):
             self.mix[0] * dot_BK + self.mix[1] * scaled_BK + self.mix[2] * dot_BK * scaled_BK
         )
         weight_BK = masked_softmax(logits_BK, mask_BK)
-        return gathered_sum(weight_BK, value_VD, index_BK)
+        return _pooled(weight_BK, value_VD, index_BK)
 
 
 class SemanticAttentionPaper(nn.Module):
@@ -168,7 +173,7 @@ class SemanticAttentionPaper(nn.Module):
         mix = self.mix
         logits_BK = mix[0] * dot_BK + mix[1] * similarity_BK + mix[2] * dot_BK * similarity_BK
         weight_BK = masked_softmax(logits_BK, mask_BK)
-        return gathered_sum(weight_BK, self.value(behaviour_VE), index_BK)
+        return _pooled(weight_BK, self.value(behaviour_VE), index_BK)
 
 
 class RecentAttention(nn.Module):

@@ -63,6 +63,12 @@ def test_every_key_is_in_conf_so_that_a_command_can_set_it(name, kind):
     assert keys(composed) == keys(OmegaConf.to_container(OmegaConf.structured(kind)))
 
 
+@pytest.mark.parametrize(("name", "kind"), [("train", RunConfig), ("evaluate", EvaluateConfig)])
+def test_the_defaults_of_conf_and_of_the_dataclasses_are_the_same(name, kind):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        assert parse_as(kind, compose(name)) == kind()
+
+
 @pytest.mark.parametrize(
     ("raw", "key", "nearest"),
     [

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -115,6 +116,48 @@ def test_resumed_run_equals_an_uninterrupted_one(trained, world, launch, tmp_pat
         launch(1, "evaluate.py", f"run={folder}", "progress=false")
     resumed, whole = (pq.read_table(f / "predictions_test.parquet") for f in (run, trained))
     assert resumed["score"].to_numpy().tolist() == whole["score"].to_numpy().tolist()
+
+
+@pytest.mark.parametrize("model", ["sim_hard", "sim_soft", "din", "muse_paper"])
+def test_every_model_trains_and_evaluates(model, tiny_store, launch, tmp_path):
+    run = tmp_path / model
+    options = ["data.history_length=60", "trainer.max_steps=2", "trainer.precision=bf16"]
+    options += ["trainer.clip_norm=1.0", "trainer.progress=false"]
+    launch(1, "train.py", f"model={model}", f"data.store={tiny_store}", f"run={run}", *options)
+    launch(1, "evaluate.py", f"run={run}", "progress=false")
+    assert json.loads((run / "evaluation_test.json").read_text())["samples"] > 0
+
+
+def test_taobao_excerpt_trains_a_step_with_idle_processes(
+    shared_data, launch, repository, tmp_path
+):
+    """Ten real rows that do not join with each other; in the last step two processes get none."""
+    store, run = tmp_path / "store", tmp_path / "run"
+    source = str(shared_data / "taobao_mm_demo")
+    command = [sys.executable, "-m", "datasets.taobao_mm", "--source", source, "--out", str(store)]
+    subprocess.run(command, cwd=repository, check=True, capture_output=True)
+    options = ["experiment=taobao_mm_muse", "data.batch_size=3", "trainer.progress=false"]
+    launch(3, "train.py", f"data.store={store}", f"run={run}", *options)
+    launch(1, "evaluate.py", f"run={run}", "progress=false")
+    assert json.loads((run / "evaluation_test.json").read_text())["samples"] == 10
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_over(tiny_store, launch, tmp_path):
+    run = tmp_path / "run"
+    command = ["model=din", f"data.store={tiny_store}", f"run={run}", "trainer.progress=false"]
+    launch(1, "train.py", *command, "data.history_length=60", "trainer.max_steps=1")
+    shutil.rmtree(run / "checkpoints")
+    again = [*command, "data.history_length=60", "trainer.max_steps=2"]
+    launch(1, "train.py", *again, "resume=true")
+    assert rows_of(run)[-1]["steps"] == 2
+
+
+def test_a_loss_that_explodes_ends_in_one_line(tiny_store, launch, tmp_path):
+    options = ["data.history_length=60", "trainer.lr=1e30", "trainer.log_every=1"]
+    options += [f"data.store={tiny_store}", f"run={tmp_path / 'run'}", "trainer.progress=false"]
+    done = launch(1, "train.py", *options, "data.batch_size=50", expect=2)
+    assert "error: step" in done.stderr
+    assert "trainer.lr" in done.stderr
 
 
 def test_resuming_as_another_model_is_refused(trained, launch):
