@@ -84,7 +84,7 @@ class ModelConfig:
 
     def validate(self) -> None:
         """Raise ConfigError on a value that cannot run."""
-        _require_one_of("model.gsu", self.gsu, ("cosine", "category", "id_soft", "none"))
+        _require_one_of("model.gsu", self.gsu, ("cosine", "category", "id_soft", "recent", "none"))
         _require_one_of("model.attention", self.attention, ("sa_ta", "sa_ta_paper", "target"))
         _require_one_of("model.simtier", self.simtier, ("code", "paper", "none"))
         _require_one_of("model.activation", self.activation, ("dice", "prelu", "relu"))

@@ -29,6 +29,8 @@ from datasets.manifest import (
     sync,
     temporary_folder,
 )
+from datasets.norms import inverse_norms
+from datasets.verify import verify
 from datasets.vocab import Vocabulary
 
 _CHUNK_ROWS = 1 << 16
@@ -247,25 +249,8 @@ class StoreWriter:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def inverse_norms(vectors: NDArray[Any]) -> NDArray[np.float32]:
-    """1 / Euclidean norm of each vector, computed in float64; 0 for an all-zero vector.
-
-    Args:
-        vectors: [n, M], int8, float16 or float32.
-
-    Returns:
-        float32 [n].
-    """
-    wide = np.asarray(vectors, dtype=np.float64)
-    norms = np.sqrt(np.einsum("nm,nm->n", wide, wide))
-    inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
-    return inverse.astype(np.float32)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Command line: `verify PATH` checks a store, `info PATH` prints its manifest in short."""
-    from datasets.verify import verify
-
     parser = argparse.ArgumentParser(prog="datasets.store", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, about in (("verify", "check every file"), ("info", "print what is inside")):

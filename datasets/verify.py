@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from datasets.errors import DataError, data_error
 from datasets.manifest import MANIFEST, file_digest, read_manifest
-from datasets.store import inverse_norms
+from datasets.norms import inverse_norms
 
 _CHUNK_ROWS = 1 << 20
 _AGAIN = "Prepare the data set again"

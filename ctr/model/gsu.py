@@ -5,6 +5,7 @@ Shape legend: B samples, K picks, T history events of the batch, U users, V dist
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -120,8 +121,22 @@ class IdSearch:
         return _retrieved(batch, position_BK, None)
 
 
-STRATEGIES: dict[str, type[CosineSearch] | type[CategorySearch] | type[IdSearch]] = {
+@dataclass(frozen=True)
+class RecentSearch:
+    """The latest behaviours, whatever the target: what a search must beat to be worth its time."""
+
+    k: int
+
+    def __call__(self, batch: Batch, catalog: ItemCatalog, tables: EmbeddingTables) -> Retrieved:
+        back_K = torch.arange(1, self.k + 1, device=batch.user_B.device)
+        position_BK = batch.history_end_B[:, None] - back_K
+        unseen_BK = position_BK < batch.history_begin_B[:, None]
+        return _retrieved(batch, position_BK.masked_fill(unseen_BK, -1), None)
+
+
+STRATEGIES: dict[str, Callable[[int], GeneralSearchUnit]] = {
     "cosine": CosineSearch,
     "category": CategorySearch,
     "id_soft": IdSearch,
+    "recent": RecentSearch,
 }

@@ -19,8 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datasets.errors import DataError
+from datasets.norms import inverse_norms
 from datasets.npy import NpyAppender
-from datasets.store import StoreWriter, inverse_norms, main
+from datasets.store import StoreWriter, main
 from datasets.verify import verify
 from datasets.vocab import Vocabulary
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ctr.model.build import build_network
-from ctr.model.gsu import CategorySearch, CosineSearch, IdSearch
+from ctr.model.gsu import CategorySearch, CosineSearch, IdSearch, RecentSearch
 
 K = 12
 
@@ -88,7 +88,13 @@ def test_id_soft_follows_the_trained_tables(batch, catalog, tables):
         torch.testing.assert_close(chosen, expected, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("strategy", [CosineSearch, CategorySearch, IdSearch])
+def test_recent(batch, catalog, tables):
+    retrieved = RecentSearch(K)(batch, catalog, tables)
+    for i in range(len(batch)):
+        assert picks(retrieved, i) == list(visible(batch, i))[::-1][:K]
+
+
+@pytest.mark.parametrize("strategy", [CosineSearch, CategorySearch, IdSearch, RecentSearch])
 def test_more_picks_than_behaviours(strategy, batch, catalog, tables):
     retrieved = strategy(10_000)(batch, catalog, tables)
     length = batch.history_end_B - batch.history_begin_B

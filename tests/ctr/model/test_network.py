@@ -17,6 +17,7 @@ MODELS = {
     "sim_hard": {"gsu": "category"},
     "sim_soft": {"gsu": "id_soft"},
     "target": {"attention": "target", "simtier": "none"},
+    "recent": {"gsu": "recent"},
     "din": {"gsu": "none", "simtier": "none"},
 }
 

@@ -1,0 +1,50 @@
+"""Predictions gathered from several processes give the very metrics that one process gives."""
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from ctr.distributed import Process, gather_rows
+from ctr.metrics import evaluate_predictions
+
+SAMPLES = 5_001
+
+
+def predictions():
+    random = np.random.default_rng(0)
+    return {
+        "sample": np.arange(SAMPLES),
+        "user": random.integers(0, 300, SAMPLES),
+        "label": random.integers(0, 2, SAMPLES).astype(np.uint8),
+        "score": random.random(SAMPLES, dtype=np.float32).round(3),
+    }
+
+
+def metrics(columns):
+    order = np.argsort(columns["sample"])
+    found = evaluate_predictions(*(columns[n][order] for n in ("label", "score", "user")))
+    return found.as_dict()
+
+
+def _gather(rank, world_size, meeting, result):
+    dist.init_process_group(
+        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size
+    )
+    # Uneven parts, interleaved, one of them empty.
+    part = np.arange(SAMPLES) % (2 * world_size - 2) // 2 == rank
+    process = Process(rank, world_size, world_size, torch.device("cpu"))
+    gathered = gather_rows({name: c[part] for name, c in predictions().items()}, process)
+    assert (gathered is not None) == process.is_first
+    if gathered is not None:
+        np.savez(result, **gathered)
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world_size", [3])
+def test_metrics_do_not_depend_on_the_number_of_processes(world_size, tmp_path):
+    result = tmp_path / "gathered.npz"
+    mp.spawn(_gather, (world_size, tmp_path / "meeting", result), nprocs=world_size)
+    with np.load(result) as gathered:
+        assert metrics(dict(gathered)) == pytest.approx(metrics(predictions()), abs=1e-12)
