@@ -20,6 +20,12 @@ from kernels.jagged import NO_KEY, QueryWindows, best_keys, pack_keys, unpack_ke
 # pieces of a long history are pruned by the K-th best of the earlier ones, so small pieces pay.
 SCORES_PER_PIECE = 1 << 18
 
+# Behaviours whose maximum stands for them in the first estimate of the K-th best score.
+GROUP = 8
+
+# Below every cosine, above the -inf of what must not be picked.
+_LOWEST = -3.0e38
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -70,34 +76,37 @@ def topk_walk(
         first, last = piece.queries
         scores_QC, start_Q = _visible_scores(piece, score_piece(piece), history_offsets, windows)
         known_QK = best_QK[first:last]
-        if bool((known_QK[:, -1] == NO_KEY).all()):
-            positions_QC = start_Q[:, None] + torch.arange(scores_QC.shape[1])
-            keys = _keys(scores_QC, positions_QC)
-        else:
-            keys = _keys(*_contenders(scores_QC, start_Q, known_QK[:, -1]))
+        keys = _contender_keys(scores_QC, start_Q, _floor(scores_QC, known_QK))
         if bool((known_QK[:, 0] != NO_KEY).any()):
             keys = torch.cat([known_QK, keys], dim=1)
         best_QK[first:last] = best_keys(keys, k)
     return unpack_keys(best_QK)
 
 
-def _keys(scores: Tensor, positions: Tensor) -> Tensor:
-    return pack_keys(scores, positions).masked_fill_(scores == float("-inf"), NO_KEY)
+def _floor(scores_QC: Tensor, known_QK: Tensor) -> Tensor:
+    """A score per query that none of its K best can fall below: float32 [Q].
+
+    The K-th best of earlier pieces is one. In the first piece, the K-th highest of the maxima of
+    small groups is: at least K behaviours, one a group, reach it.
+    """
+    queries, k = known_QK.shape
+    worst_Q = known_QK[:, -1]
+    floor_Q = unpack_keys(worst_Q)[1].masked_fill_(worst_Q == NO_KEY, _LOWEST)
+    columns = scores_QC.shape[1] // GROUP * GROUP
+    if columns // GROUP < k or not bool((worst_Q == NO_KEY).any()):
+        return floor_Q
+    maxima = scores_QC[:, :columns].view(queries, -1, GROUP).amax(dim=2)
+    return torch.maximum(floor_Q, maxima.topk(k, dim=1, sorted=False).values.amin(dim=1))
 
 
-def _contenders(scores_QC: Tensor, start_Q: Tensor, worst_Q: Tensor) -> tuple[Tensor, Tensor]:
-    """Compact scores and positions [Q, c] of what is not below each query's K-th best so far."""
-    _, known_Q = unpack_keys(worst_Q)
-    floor_Q = known_Q.masked_fill(worst_Q == NO_KEY, -3.0e38)
+def _contender_keys(scores_QC: Tensor, start_Q: Tensor, floor_Q: Tensor) -> Tensor:
+    """Keys of what is not below the floor, moved together: int64 [Q, c], c as small as can be."""
     row, column = (scores_QC >= floor_Q[:, None]).nonzero(as_tuple=True)
     counts_Q = torch.bincount(row, minlength=scores_QC.shape[0])
     slot = torch.arange(row.numel()) - (counts_Q.cumsum(0) - counts_Q).index_select(0, row)
-    shape = scores_QC.shape[0], int(counts_Q.max())
-    scores = torch.full(shape, float("-inf"))
-    positions = torch.zeros(shape, dtype=torch.int64)
-    scores[row, slot] = scores_QC[row, column]
-    positions[row, slot] = start_Q.index_select(0, row) + column
-    return scores, positions
+    keys = torch.full((scores_QC.shape[0], int(counts_Q.max())), NO_KEY)
+    keys[row, slot] = pack_keys(scores_QC[row, column], start_Q.index_select(0, row) + column)
+    return keys
 
 
 def _visible_scores(
