@@ -1,4 +1,4 @@
-"""The CPU walk over jagged histories: one read per user, in pieces of bounded size.
+"""The walk over jagged histories: one read per user, in pieces of bounded size.
 
 A top-K op gives the walk a function that turns a piece of a few users' histories into scores;
 the walk masks what a query may not see, keeps the best K keys, and joins the pieces.
@@ -71,7 +71,7 @@ def topk_walk(
         positions int32 [Q, K] (-1 where fewer exist), scores float32 [Q, K] (0 there).
     """
     queries = windows.user_Q.numel()
-    best_QK = torch.full((queries, k), NO_KEY, dtype=torch.int64)
+    best_QK = torch.full((queries, k), NO_KEY, device=history_offsets.device)
     for piece in _pieces(history_offsets, windows):
         first, last = piece.queries
         scores_QC, start_Q = _visible_scores(piece, score_piece(piece), history_offsets, windows)
@@ -103,8 +103,9 @@ def _contender_keys(scores_QC: Tensor, start_Q: Tensor, floor_Q: Tensor) -> Tens
     """Keys of what is not below the floor, moved together: int64 [Q, c], c as small as can be."""
     row, column = (scores_QC >= floor_Q[:, None]).nonzero(as_tuple=True)
     counts_Q = torch.bincount(row, minlength=scores_QC.shape[0])
-    slot = torch.arange(row.numel()) - (counts_Q.cumsum(0) - counts_Q).index_select(0, row)
-    keys = torch.full((scores_QC.shape[0], int(counts_Q.max())), NO_KEY)
+    first_Q = counts_Q.cumsum(0) - counts_Q
+    slot = torch.arange(row.numel(), device=row.device) - first_Q.index_select(0, row)
+    keys = torch.full((scores_QC.shape[0], int(counts_Q.max())), NO_KEY, device=row.device)
     keys[row, slot] = pack_keys(scores_QC[row, column], start_Q.index_select(0, row) + column)
     return keys
 
@@ -115,17 +116,12 @@ def _visible_scores(
     """Scores with -inf outside each query's window, and the position of column 0 per query."""
     first, last = piece.queries
     user_Q = windows.user_Q[first:last]
-    counts = [e - b for b, e in zip(piece.query_begin_U, piece.query_end_U, strict=True)]
-    start_U = torch.tensor(piece.begin_U)
-    stop_U = torch.tensor(piece.end_U)
-    counts_U = torch.tensor(counts)
+    low_Q, high_Q = _stretch_of_queries(piece, user_Q.device)
     life_start_Q = history_offsets.index_select(0, user_Q)
-    start_Q = start_U.repeat_interleave(counts_U) - life_start_Q
-    stop_Q = torch.minimum(
-        stop_U.repeat_interleave(counts_U) - life_start_Q, windows.end_Q[first:last]
-    )
+    start_Q = low_Q - life_start_Q
+    stop_Q = torch.minimum(high_Q - life_start_Q, windows.end_Q[first:last])
     begin_Q = windows.begin_Q[first:last]
-    columns_C = torch.arange(scores_QC.shape[1])
+    columns_C = torch.arange(scores_QC.shape[1], device=user_Q.device)
     if bool(((stop_Q - start_Q) < scores_QC.shape[1]).any()):
         scores_QC.masked_fill_(columns_C >= (stop_Q - start_Q)[:, None], float("-inf"))
     if bool((begin_Q > start_Q).any()):
@@ -133,11 +129,19 @@ def _visible_scores(
     return scores_QC, start_Q
 
 
+def _stretch_of_queries(piece: Piece, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Begin and end of the stretch that each query of the piece looks at: int64 [Q] each."""
+    edges = torch.tensor(
+        [piece.begin_U, piece.end_U, piece.query_begin_U, piece.query_end_U], device=device
+    )
+    counts_U = edges[3] - edges[2]
+    return edges[0].repeat_interleave(counts_U), edges[1].repeat_interleave(counts_U)
+
+
 def _pieces(history_offsets: Tensor, windows: QueryWindows) -> Iterator[Piece]:
     """Group short users, cut long ones, so that a piece holds at most SCORES_PER_PIECE scores."""
-    offsets = history_offsets.tolist()
     query_offsets = windows.first_query_U.tolist()
-    lows, highs = _seen_stretch(offsets, windows)
+    lows, highs = _seen_stretch(history_offsets, windows)
     group: list[tuple[int, int, int, int]] = []
     group_width = group_queries = 0
     for user, (low, high) in enumerate(zip(lows, highs, strict=True)):
@@ -171,16 +175,14 @@ def _cut_user(low: int, high: int, q_begin: int, q_end: int) -> Iterator[Piece]:
             yield _as_piece([(start, min(start + step, high), query, stop)])
 
 
-def _seen_stretch(offsets: list[int], windows: QueryWindows) -> tuple[list[int], list[int]]:
+def _seen_stretch(history_offsets: Tensor, windows: QueryWindows) -> tuple[list[int], list[int]]:
     """The stretch of the flat history that any query of the user may see, per user."""
-    users = len(offsets) - 1
-    base_U = torch.tensor(offsets[:-1], dtype=torch.int64)
-    low_U = torch.full((users,), torch.iinfo(torch.int64).max)
-    high_U = torch.zeros(users, dtype=torch.int64)
+    base_U = history_offsets[:-1].long()
+    low_U = torch.full_like(base_U, torch.iinfo(torch.int64).max)
+    high_U = torch.zeros_like(base_U)
     low_U.scatter_reduce_(0, windows.user_Q, windows.begin_Q, "amin")
     high_U.scatter_reduce_(0, windows.user_Q, windows.end_Q, "amax")
-    seen_U = windows.first_query_U.diff() > 0
-    low_U = torch.where(seen_U, low_U, 0)
+    low_U = torch.where(windows.first_query_U.diff() > 0, low_U, 0)
     return (base_U + low_U).tolist(), (base_U + high_U).tolist()
 
 

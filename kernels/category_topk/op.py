@@ -1,4 +1,4 @@
-"""Most recent K behaviours of the target's category: argument checks and the CPU path.
+"""Most recent K behaviours of the target's category: argument checks and plain torch.
 
 Shape legend: U users, T behaviours of all users, C behaviours of a user in a piece, Q queries,
 K picks.
@@ -51,7 +51,8 @@ def category_topk(
 
     def score(piece: Piece) -> Tensor:
         first, last = piece.queries
-        scores_QC = torch.full((last - first, piece.width), float("-inf"))
+        shape = last - first, piece.width
+        scores_QC = torch.full(shape, float("-inf"), device=history_category.device)
         spans = zip(piece.begin_U, piece.end_U, piece.query_begin_U, piece.query_end_U, strict=True)
         for low, high, q_low, q_high in spans:
             wanted = query_category[q_low:q_high, None]

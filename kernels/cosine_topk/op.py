@@ -1,4 +1,4 @@
-"""Cosine top-K over jagged histories: argument checks and the CPU path.
+"""Cosine top-K over jagged histories: argument checks and plain torch.
 
 Shape legend: N rows of the table, M width of a vector, U users, L behaviours of a user,
 T behaviours of all users, C behaviours of a user in a piece, Q queries, K picks.
@@ -77,8 +77,8 @@ def _check_table(table: Tensor, inv_norm: Tensor) -> None:
             f"inv_norm: {inv_norm.dtype} {tuple(inv_norm.shape)}, "
             f"must be float32 [{table.shape[0]}], one entry per row of table"
         )
-    if table.device.type != "cpu":
-        raise ValueError(f"table: on {table.device}, must be on cpu")
+    if inv_norm.device != table.device:
+        raise ValueError(f"inv_norm: on {inv_norm.device}, must be on {table.device} like table")
 
 
 def _query_vectors(
@@ -113,9 +113,10 @@ class _CosineScorer:
         inv_norm_Q: Tensor,
     ) -> None:
         self.table, self.inv_norm, self.history_rows = table, inv_norm, history_rows
-        # int8 vectors meet in the integer product, everything else in float32.
-        self.exact = table.dtype == torch.int8
-        self.vectors_QM = vectors_QM.contiguous() if self.exact else vectors_QM.float()
+        # int8 vectors meet in the CPU's integer product, everything else in float32. That is exact
+        # for int8 too: 256 products of at most 2^14 stay below 2^24.
+        self.integer = table.dtype == torch.int8 and table.device.type == "cpu"
+        self.vectors_QM = vectors_QM.contiguous() if self.integer else vectors_QM.float()
         self.inv_norm_Q = inv_norm_Q
 
     def __call__(self, piece: Piece) -> Tensor:
@@ -125,12 +126,13 @@ class _CosineScorer:
         rows = self.history_rows[begin:end].long()
         vectors = self.table.index_select(0, rows)
         inv = self.inv_norm.index_select(0, rows).masked_fill_(rows == 0, 0.0)
-        scores_QC = torch.full((last - first, piece.width), float("-inf"))
+        shape = last - first, piece.width
+        scores_QC = torch.full(shape, float("-inf"), device=vectors.device)
         spans = zip(piece.begin_U, piece.end_U, piece.query_begin_U, piece.query_end_U, strict=True)
         for low, high, q_low, q_high in spans:
             keys = vectors[low - begin : high - begin]
             queries = self.vectors_QM[q_low:q_high]
-            dots = torch._int_mm(queries, keys.t()) if self.exact else queries @ keys.float().t()
+            dots = torch._int_mm(queries, keys.t()) if self.integer else queries @ keys.float().t()
             scores = scores_QC[q_low - first : q_high - first, : high - low]
             torch.mul(dots, inv[low - begin : high - begin], out=scores)
             scores.mul_(self.inv_norm_Q[q_low:q_high, None])

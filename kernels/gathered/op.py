@@ -59,7 +59,7 @@ def _dot(query_BD: Tensor, rows_VD: Tensor, index_BK: Tensor) -> Tensor:
     if query_BD.device.type != "cpu" or query_BD.dtype != torch.float32:
         return torch.bmm(F.embedding(index_BK, rows_VD), query_BD[:, :, None]).squeeze(2)
     picks = index_BK.shape[1]
-    queries = torch.arange(index_BK.shape[0])
+    queries = torch.arange(index_BK.shape[0], device=index_BK.device)
     # aten's derivative of a weighted embedding bag by its weights is this very product.
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(
         query_BD.contiguous(),

@@ -85,6 +85,15 @@ def test_empty_batches_and_empty_histories(name, store, catalog, config):
     assert torch.isfinite(network(newborn)).all()
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_every_tensor_is_made_on_the_device_of_the_batch(name, batch, store, catalog, config):
+    """Where a tensor is made without naming its device it lands on meta here, and mixing fails."""
+    network = make(store, catalog, config, name).train()
+    with torch.device("meta"):
+        network(batch).sum().backward()
+    assert torch.isfinite(network.head.layers[0].weight.grad).all()
+
+
 def test_every_parameter_learns(batch, store, catalog, config):
     network = make(store, catalog, config, "muse").train()
     loss = torch.nn.functional.binary_cross_entropy_with_logits(network(batch), batch.label_B)
