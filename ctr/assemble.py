@@ -28,6 +28,7 @@ def make_loader(
         seed=config.seed if shuffle else None,
         workers=data.workers,
         prefetch=data.prefetch,
+        pin_memory=process.device.type == "cuda",
     )
 
 

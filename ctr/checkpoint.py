@@ -118,18 +118,22 @@ def save(
     dcp.save(tensors, storage_writer=dcp.FileSystemWriter(aside, sync_files=True))
     if first:
         _write_synced(aside / "progress.json", json.dumps({**progress, "step": step}))
-        shutil.rmtree(final, ignore_errors=True)
+        # A run that starts over may meet a folder of this name: never be without either.
+        replaced = folder / f"{final.name}.old"
+        if final.exists():
+            os.replace(final, replaced)
         os.replace(aside, final)
         _sync_folder(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
         for old in _complete(folder)[:-keep]:
             shutil.rmtree(old)
     _barrier()
     return final
 
 
-def any_complete(folder: Path) -> bool:
-    """Whether the folder holds a complete checkpoint."""
-    return bool(_complete(folder))
+def newest_or_none(folder: Path) -> Checkpoint | None:
+    """The newest complete checkpoint of a run, or None before the first one."""
+    return newest(folder) if _complete(folder) else None
 
 
 def newest(folder: Path) -> Checkpoint:

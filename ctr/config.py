@@ -100,6 +100,12 @@ class ModelConfig:
             "the code form has 22 bins; set 22, or model.simtier=paper",
         )
         _require(
+            self.gsu != "none" or self.simtier == "none" or "retrieved" not in self.simtier_on,
+            "model.simtier_on",
+            self.simtier_on,
+            "model.gsu=none retrieves nothing to count; set [recent], or model.simtier=none",
+        )
+        _require(
             bool(self.hidden) and min(self.hidden) > 0, "model.hidden", self.hidden, "set widths"
         )
 

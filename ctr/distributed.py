@@ -6,9 +6,10 @@ import ctypes
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -133,6 +134,22 @@ def shard(model: nn.Module, process: Process, sharding: list[str]) -> Distribute
     )
     plan = planner.collective_plan(model, [sharder], dist.GroupMember.WORLD)
     return DistributedModelParallel(model, device=process.device, plan=plan, sharders=[sharder])
+
+
+T = TypeVar("T")
+
+
+def from_first(ask: Callable[[], T], process: Process) -> T:
+    """What `ask` answers on the first process, on all processes; the others do not ask.
+
+    Args:
+        ask: its answer must be picklable.
+        process: this process.
+    """
+    answer: list[T | None] = [ask() if process.is_first else None]
+    if process.world_size > 1:
+        dist.broadcast_object_list(answer, src=0)
+    return cast(T, answer[0])
 
 
 def gather_rows(columns: dict[str, np.ndarray], process: Process) -> dict[str, np.ndarray] | None:

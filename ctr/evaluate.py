@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +57,9 @@ def run_evaluation(
         return None
     metrics = evaluate_predictions(found["label"], found["score"], found["user"])
     write_predictions(folder.predictions(split), found)
-    folder.evaluation(split).write_text(json.dumps(metrics.as_dict(), indent=2) + "\n")
+    # JSON has no NaN: a metric that is not defined for these labels is null.
+    values = {name: None if math.isnan(v) else v for name, v in metrics.as_dict().items()}
+    folder.evaluation(split).write_text(json.dumps(values, indent=2) + "\n")
     return metrics
 
 

@@ -16,6 +16,9 @@ from yaml import YAMLError
 from ctr.config import ConfigError, RunConfig, parse_config
 from ctr.schema import StoreSchema
 
+# What may differ between a run and its resumption: batch_size, since another number of processes
+# needs another one to make the same steps.
+_FREE = {"data.store", "data.batch_size", "data.workers", "data.prefetch"}
 _PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "numpy", "polars", "pyarrow")
 
 
@@ -76,7 +79,20 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.environment.write_text(json.dumps(_environment(schema), indent=2) + "\n")
-            OmegaConf.save(OmegaConf.structured(config), self.config)
+        except OSError as error:
+            raise ConfigError(f"run={self.path}: cannot be written ({error})") from None
+        self.write_config(config)
+
+    def write_config(self, config: RunConfig) -> None:
+        """Write the configuration, aside and renamed.
+
+        Raises:
+            ConfigError: the folder cannot be written.
+        """
+        aside = self.config.with_suffix(".tmp")
+        try:
+            OmegaConf.save(OmegaConf.structured(config), aside)
+            aside.replace(self.config)
         except OSError as error:
             raise ConfigError(f"run={self.path}: cannot be written ({error})") from None
 
@@ -117,10 +133,14 @@ def check_resumable(old: RunConfig, new: RunConfig) -> None:
         f"{part}.{key}"
         for part in ("data", "model", "embedding")
         for key, value in dataclasses.asdict(getattr(old, part)).items()
-        if dataclasses.asdict(getattr(new, part))[key] != value
-        and (part, key) not in {("data", "workers"), ("data", "prefetch"), ("data", "store")}
+        if dataclasses.asdict(getattr(new, part))[key] != value and f"{part}.{key}" not in _FREE
     ]
     changed += ["seed"] if old.seed != new.seed else []
+    if old.embedding.optimizer == "adam":
+        raise ConfigError(
+            "embedding.optimizer=adam: fbgemm keeps Adam's step count out of reach of a "
+            "checkpoint, so a resumed run would not equal an uninterrupted one; start another run"
+        )
     if changed:
         raise ConfigError(
             f"{', '.join(changed)}: differ from the run to resume in {old.run}; leave them as in "

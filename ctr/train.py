@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
 from ctr.assemble import make_loader, make_model, make_network
 from ctr.command import errors_to_exit
@@ -20,6 +20,10 @@ from ctr.metrics import evaluate_predictions
 from ctr.optim import dense_optimizer, dense_parameters, fuse_sparse_optimizer
 from ctr.run_folder import RunFolder, check_resumable
 from ctr.trainer import Parts, Trainer
+
+if TYPE_CHECKING:
+    # At run time ctr must come before torch: see ctr/__init__.py.
+    from torch import nn
 
 
 def resumed_config(given: RunConfig, folder: RunFolder, overrides: list[str]) -> RunConfig:
@@ -33,6 +37,7 @@ def resumed_config(given: RunConfig, folder: RunFolder, overrides: list[str]) ->
     """
     old = folder.read_config()
     scalars = {item.name for item in fields(RunConfig) if not is_dataclass(getattr(old, item.name))}
+    overrides = [override.lstrip("+") for override in overrides]
     keys = [override.split("=")[0] for override in overrides]
     if all("." in key or key in scalars for key in keys):
         given = parse_config(
@@ -83,6 +88,8 @@ def run(config: RunConfig, process: Process) -> dict[str, float]:
     trainer = Trainer(parts, process, config.trainer, folder)
     if config.resume:
         trainer.resume()
+        if process.is_first:
+            folder.write_config(config)
     elif process.is_first:
         # Only now: a mistake that building reveals leaves no folder behind.
         folder.create(config, store.schema)

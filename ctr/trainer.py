@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import resource
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, TextIO
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 from torchrec.distributed import DistributedModelParallel
 from tqdm import tqdm
 
@@ -23,10 +19,11 @@ from ctr import checkpoint
 from ctr.config import TrainerConfig
 from ctr.data.batch import Batch
 from ctr.data.loader import Loader
-from ctr.distributed import Process
+from ctr.distributed import Process, from_first
 from ctr.errors import UserError
 from ctr.loss import click_loss
 from ctr.run_folder import RunFolder
+from ctr.run_log import RunLog
 from ctr.state import dense_optimizer_tensors, model_tensors, sparse_optimizer_tensors
 
 _log = logging.getLogger(__name__)
@@ -77,6 +74,7 @@ class Trainer:
     ) -> None:
         self.parts, self.process, self.config, self.folder = parts, process, config, folder
         self.step = 0
+        self.saved_step = 0
         self.seconds = 0.0
         self.samples = 0
         self.window = _Window(torch.zeros((), device=process.device))
@@ -87,35 +85,39 @@ class Trainer:
         Raises:
             CheckpointError: it does not fit the model, or is damaged.
         """
-        if not checkpoint.any_complete(self.folder.checkpoints):
+        # One process looks, so that all read the same one on storage that shows them late.
+        found = from_first(lambda: checkpoint.newest_or_none(self.folder.checkpoints), self.process)
+        if found is None:
             _log.warning("%s: no checkpoint yet; starting over", self.folder.path)
             return
-        found = checkpoint.newest(self.folder.checkpoints)
         checkpoint.load(found, self._tensors())
-        self.step = found.progress["step"]
+        self.step = self.saved_step = found.progress["step"]
+        self.samples, self.seconds = found.progress["samples"], found.progress["seconds"]
         self.parts.loader.load_state_dict(found.progress["loader"])
 
     def train(self) -> dict[str, float]:
         """Run the loop; returns a summary: steps, samples, samples/s, seconds, peak memory.
 
         samples/s counts everything between the first step and the end of the last one but
-        validation and checkpoints: loading, forward, backward, updates, metrics.
+        validation and checkpoints: loading, forward, backward, updates, metrics. What was done
+        before a resume counts too; peak memory is this process's resident set on the host.
 
         Raises:
             TrainingError: the loss is not finite.
         """
-        with ExitStack() as stack:
-            rows, board = self._open_logs(stack)
+        log = RunLog(self.folder, self.process.is_first, self.step)
+        try:
             self.parts.model.train()
             while self.parts.loader.epoch < self.config.epochs and not self._done():
-                self._epoch(rows, board)
-            if self.step and not self._saved():
-                self._save()
+                self._epoch(log)
+            self._save()
             summary = self._summary()
-            self._write(rows, board, {"summary": True, **summary})
+            log.write("summary", self.step, summary)
+        finally:
+            log.close()
         return summary
 
-    def _epoch(self, rows: TextIO | None, board: SummaryWriter | None) -> None:
+    def _epoch(self, log: RunLog) -> None:
         epoch = self.parts.loader.epoch
         hidden = not (self.config.progress and self.process.is_first)
         with tqdm(
@@ -125,26 +127,31 @@ class Trainer:
             desc=f"epoch {epoch + 1}/{self.config.epochs}",
             disable=hidden,
         ) as bar:
-            self.window = _Window(torch.zeros((), device=self.process.device))
-            started = time.perf_counter()
-            for batch in self.parts.loader:
-                self._train_step(batch.to(self.process.device, non_blocking=True))
-                bar.update(batch.step_samples)
-                if self.step % self.config.log_every == 0 or self._done():
-                    self._log(rows, board, bar)
-                every = self.config.checkpoint_every
-                if every and self.step % every == 0:
-                    self.seconds += time.perf_counter() - started
-                    self._save()
-                    started = time.perf_counter()
-                if self._done():
-                    break
-            self.seconds += time.perf_counter() - started
-            if self.window.steps:
-                self._log(rows, board, bar)
+            self._steps(log, bar)
         if not self._done():
             self._save()
-        self._validate(rows, board)
+        if self.parts.validate is not None:
+            log.write("valid", self.step, self.parts.validate())
+
+    def _steps(self, log: RunLog, bar: tqdm) -> None:
+        self.window = _Window(torch.zeros((), device=self.process.device))
+        started = time.perf_counter()
+        for batch in self.parts.loader:
+            self._train_step(batch.to(self.process.device, non_blocking=True))
+            bar.update(batch.step_samples)
+            every = self.config.checkpoint_every
+            due = bool(every) and self.step % (every or 1) == 0
+            if due or self.step % self.config.log_every == 0 or self._done():
+                self._log(log, bar)
+            if due:
+                self.seconds += time.perf_counter() - started
+                self._save()
+                started = self.window.started = time.perf_counter()
+            if self._done():
+                break
+        if self.window.steps:
+            self._log(log, bar)
+        self.seconds += time.perf_counter() - started
 
     def _done(self) -> bool:
         return self.config.max_steps is not None and self.step >= self.config.max_steps
@@ -167,11 +174,12 @@ class Trainer:
         self.window.samples += batch.step_samples
         self.window.steps += 1
 
-    def _log(self, rows: TextIO | None, board: SummaryWriter | None, bar: tqdm) -> None:
+    def _log(self, log: RunLog, bar: tqdm) -> None:
         window = self.window
         if self.process.world_size > 1:
             dist.all_reduce(window.loss)
         loss = float(window.loss) / window.samples
+        # Also ahead of every checkpoint, so that none holds a model that diverged.
         if not math.isfinite(loss):
             raise TrainingError(
                 f"step {self.step}: the mean loss of the last {window.steps} steps is {loss}; "
@@ -179,40 +187,21 @@ class Trainer:
             )
         rate = window.samples / (time.perf_counter() - window.started)
         bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-        self._write(
-            rows,
-            board,
-            {
-                "step": self.step,
-                "epoch": self.parts.loader.epoch,
-                "samples": self.samples,
-                "loss": loss,
-                "samples_per_s": rate,
-            },
-        )
+        row = {"samples": self.samples, "loss": loss, "samples_per_s": rate}
+        log.write("train", self.step, {"epoch": self.parts.loader.epoch, **row})
         self.window = _Window(torch.zeros((), device=self.process.device))
 
-    def _validate(self, rows: TextIO | None, board: SummaryWriter | None) -> None:
-        if self.parts.validate is None:
-            return
-        found = self.parts.validate()
-        self._write(rows, board, {"step": self.step, **{f"valid_{k}": v for k, v in found.items()}})
-
-    def _saved(self) -> bool:
-        folder = self.folder.checkpoints
-        return (
-            checkpoint.any_complete(folder)
-            and checkpoint.newest(folder).progress["step"] == self.step
-        )
-
     def _save(self) -> None:
-        checkpoint.save(
-            self.folder.checkpoints,
-            self.step,
-            self._tensors(),
-            {"loader": self.parts.loader.state_dict()},
-            self.config.keep_checkpoints,
-        )
+        if self.step == self.saved_step:
+            return
+        progress = {
+            "loader": self.parts.loader.state_dict(),
+            "samples": self.samples,
+            "seconds": self.seconds,
+        }
+        keep = self.config.keep_checkpoints
+        checkpoint.save(self.folder.checkpoints, self.step, self._tensors(), progress, keep)
+        self.saved_step = self.step
 
     def _tensors(self) -> dict[str, Tensor]:
         return {
@@ -230,22 +219,3 @@ class Trainer:
             "samples_per_s": self.samples / self.seconds if self.seconds else 0.0,
             "peak_memory_mib": peak,
         }
-
-    def _open_logs(self, stack: ExitStack) -> tuple[TextIO | None, SummaryWriter | None]:
-        if not self.process.is_first:
-            return None, None
-        rows = stack.enter_context(self.folder.metrics.open("a"))
-        board = SummaryWriter(str(self.folder.tensorboard))
-        stack.callback(board.close)
-        return rows, board
-
-    def _write(
-        self, rows: TextIO | None, board: SummaryWriter | None, values: dict[str, Any]
-    ) -> None:
-        if rows is None or board is None:
-            return
-        rows.write(json.dumps(values) + "\n")
-        rows.flush()
-        for name, value in values.items():
-            if name not in ("step", "summary"):
-                board.add_scalar(f"train/{name}", value, self.step)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -51,14 +52,22 @@ def _run(
     options: argparse.Namespace, overrides: list[str], model: str, seed: int
 ) -> dict[str, float]:
     folder: Path = options.out / f"{model}-{seed}"
-    if not list(folder.glob("evaluation_*.json")):
+    settings = [f"seed={seed}", *overrides, f"model={model}", "trainer.progress=false"]
+    settings += [f"data.store={options.store.resolve()}"]
+    asked = {"processes": options.processes, "settings": settings}
+    note, evaluated = folder / "compare.json", folder / "evaluation_test.json"
+    if note.exists() and json.loads(note.read_text()) != asked:
+        raise SystemExit(f"error: {folder} was made with other settings; choose another --out")
+    if not evaluated.exists():
+        # What an interrupted comparison left of this run; its settings may be unknown.
+        shutil.rmtree(folder, ignore_errors=True)
         launcher = ["-m", "torch.distributed.run", "--standalone"]
         launcher += [f"--nproc-per-node={options.processes}"]
-        settings = [f"run={folder.resolve()}", f"seed={seed}", *overrides, f"model={model}"]
-        settings += [f"data.store={options.store.resolve()}", "trainer.progress=false"]
-        _call([*launcher, "ctr/train.py", *settings])
-        _call([*launcher, "ctr/evaluate.py", f"run={folder.resolve()}", "progress=false"])
-    evaluation = json.loads(next(folder.glob("evaluation_*.json")).read_text())
+        run = f"run={folder.resolve()}"
+        _call([*launcher, "ctr/train.py", run, *settings])
+        _call([*launcher, "ctr/evaluate.py", run, "split=test", "progress=false"])
+        note.write_text(json.dumps(asked))
+    evaluation = json.loads(evaluated.read_text())
     summary = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     return {**{m: evaluation[m] for m in METRICS}, **{c: summary[c] for c in COSTS}}
 

@@ -57,15 +57,6 @@ class Batch:
         """A copy in page-locked memory, from which a GPU copies asynchronously."""
         return self._map(lambda tensor: tensor.pin_memory())
 
-    def record_stream(self, stream: torch.Stream) -> None:
-        """Tell the CUDA allocator that `stream` still reads these tensors."""
-
-        def record(tensor: Tensor) -> Tensor:
-            tensor.record_stream(stream)
-            return tensor
-
-        self._map(record)
-
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         changed: dict[str, object] = {}
         for item in fields(self):

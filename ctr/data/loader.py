@@ -127,6 +127,7 @@ class Loader:
         shard: this process.
         seed: of the shuffle, None for the split's order.
         workers: threads that build batches; prefetch: batches built ahead.
+        pin_memory: build batches in page-locked memory, for a GPU.
     """
 
     def __init__(
@@ -140,12 +141,14 @@ class Loader:
         seed: int | None = None,
         workers: int = 1,
         prefetch: int = 4,
+        pin_memory: bool = False,
     ) -> None:
         self.split = store.split(split_name)
         self.builder = BatchBuilder(store, self.split, history_length)
         self.shard = shard or Shard()
         self.step_size = batch_size * self.shard.world_size
         self.seed, self.workers, self.prefetch = seed, workers, prefetch
+        self.pin_memory = pin_memory
         self.epoch = 0
         self.samples_done = 0
 
@@ -172,7 +175,8 @@ class Loader:
         samples = min(self.step_size, len(self.split) - begin)
         rank, world = self.shard.rank, self.shard.world_size
         rows = order.rows(begin + samples * rank // world, begin + samples * (rank + 1) // world)
-        return self.builder.build(rows, samples)
+        batch = self.builder.build(rows, samples)
+        return batch.pin_memory() if self.pin_memory else batch
 
     def state_dict(self) -> dict[str, int]:
         """Where reading stands, in samples: valid for any number of processes."""

@@ -30,12 +30,9 @@ class EmbeddingTables(nn.Module):
     Args:
         tables: shape of each table.
         init_std: of the truncated normal that the weights start from.
-        device: of the unsharded weights.
     """
 
-    def __init__(
-        self, tables: dict[str, TableShape], init_std: float, device: torch.device | None = None
-    ) -> None:
+    def __init__(self, tables: dict[str, TableShape], init_std: float) -> None:
         super().__init__()
         self.dims = {name: shape.dim for name, shape in tables.items()}
 
@@ -56,7 +53,7 @@ class EmbeddingTables(nn.Module):
                 if shape.dim == dim
             ]
             self.collections[f"dim_{dim}"] = EmbeddingCollection(
-                tables=configs, device=device or torch.device("cpu")
+                tables=configs, device=torch.device("cpu")
             )
 
     def forward(self, ids: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -68,6 +65,9 @@ class EmbeddingTables(nn.Module):
         Returns:
             float32 [n, D] for the same tables, in the order of the ids.
         """
+        unknown = ids.keys() - self.dims.keys()
+        if unknown:
+            raise KeyError(f"no embedding table {', '.join(sorted(unknown))}")
         found: dict[str, Tensor] = {}
         for key, collection in self.collections.items():
             names = [n for n in sorted(self.dims) if f"dim_{self.dims[n]}" == key]

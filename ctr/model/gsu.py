@@ -26,11 +26,13 @@ class Retrieved:
         index_BK: int64; index into the batch's flat history, 0 where nothing was picked.
         mask_BK: bool; whether something was picked. Picks come first, best first.
         similarity_BK: float32 cosine of frozen vectors, where the strategy computed it anyway.
+        known_BK: bool; whether pick and target both have a vector; None where all picks do.
     """
 
     index_BK: Tensor
     mask_BK: Tensor
     similarity_BK: Tensor | None = None
+    known_BK: Tensor | None = None
 
 
 class GeneralSearchUnit(Protocol):

@@ -6,7 +6,7 @@ n samples of a group, P behaviours of a group, M width of a frozen vector, E wid
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +77,7 @@ class Network(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits float [B]."""
-        retrieved = self.gsu(batch, self.catalog, self.tables) if self.gsu else None
+        retrieved = self._search(batch)
         windows = recent_windows(
             batch.user_B,
             batch.history_begin_B,
@@ -99,6 +99,21 @@ class Network(nn.Module):
         parts += [found[f"target.{name}"] for name in ("item", *self._target_names())]
         parts += [found[f"user.{f.name}"].index_select(0, batch.user_B) for f in self.features.user]
         return self.head(torch.cat(parts, dim=1))
+
+    def _search(self, batch: Batch) -> Retrieved | None:
+        """What the GSU picks, with the cosine of frozen vectors where anything downstream needs it.
+
+        In float32 whatever the training precision: picks and tiers must not depend on it.
+        """
+        if self.gsu is None:
+            return None
+        assert self.attention is not None
+        with torch.no_grad(), torch.autocast(batch.user_B.device.type, enabled=False):
+            retrieved = self.gsu(batch, self.catalog, self.tables)
+            wanted = "retrieved" in self.simtier or self.attention.uses_similarity
+            if retrieved.similarity_BK is None and wanted:
+                return self._with_similarity(batch, retrieved)
+        return retrieved
 
     def _distinct(
         self, batch: Batch, windows: RecentWindows, retrieved: Retrieved | None
@@ -141,32 +156,30 @@ class Network(nn.Module):
         index_BK: Tensor,
     ) -> list[Tensor]:
         assert self.attention is not None
-        mask_BK = retrieved.mask_BK
-        similarity_BK = retrieved.similarity_BK
-        wants = "retrieved" in self.simtier or self.attention.uses_similarity
-        if similarity_BK is None and wants:
-            similarity_BK = self._similarity(batch, retrieved)
+        mask_BK, similarity_BK = retrieved.mask_BK, retrieved.similarity_BK
         interest = self.attention(target_B, behaviour_VE, index_BK, mask_BK, similarity_BK)
         even_BK = mask_BK / mask_BK.sum(dim=1, keepdim=True).clamp(min=1)
         mean = gathered_sum(even_BK.to(behaviour_VE.dtype), behaviour_VE, index_BK)
         parts = [interest, mean]
         if "retrieved" in self.simtier:
             assert similarity_BK is not None
-            parts.append(self.simtier["retrieved"](similarity_BK, mask_BK))
+            known_BK = mask_BK if retrieved.known_BK is None else mask_BK & retrieved.known_BK
+            parts.append(self.simtier["retrieved"](similarity_BK, known_BK))
         return parts
 
-    @torch.no_grad()
-    def _similarity(self, batch: Batch, retrieved: Retrieved) -> Tensor:
-        """Cosine of the target's frozen vector with those of its picks: float32 [B, K]."""
-        items_BK = batch.history_item_T.new_zeros(retrieved.index_BK.shape).long()
+    def _with_similarity(self, batch: Batch, retrieved: Retrieved) -> Retrieved:
+        """The picks with their cosine to the target, and where it exists."""
+        items_BK = torch.zeros_like(retrieved.index_BK)
         if batch.history_item_T.numel():
             items_BK = batch.history_item_T[retrieved.index_BK].long()
         vector_BKM = self.catalog.unit_vectors(items_BK)
-        target_BM1 = self.catalog.unit_vectors(batch.target_item_B)[:, :, None]
-        return torch.bmm(vector_BKM, target_BM1).squeeze(2)
+        target_BM = self.catalog.unit_vectors(batch.target_item_B)
+        similarity_BK = torch.bmm(vector_BKM, target_BM[:, :, None]).squeeze(2)
+        known_BK = vector_BKM.any(dim=2) & target_BM.any(dim=1, keepdim=True)
+        return replace(retrieved, similarity_BK=similarity_BK, known_BK=known_BK)
 
     def _recent_tiers(self, batch: Batch, windows: RecentWindows) -> Tensor:
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(batch.user_B.device.type, enabled=False):
             items_R = batch.history_item_T.index_select(0, windows.position_R).long()
             vector_GPM = nn.functional.embedding(
                 windows.index_GP, self.catalog.unit_vectors(items_R)

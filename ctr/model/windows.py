@@ -22,16 +22,12 @@ class RecentWindows:
 
     Attributes:
         position_R: int64; index into the batch's flat history, user after user, rising.
-        begin_B, end_B: int64; the sample's window, a slice `[begin, end)` of that list.
         group_B, place_B: int64; the sample's group and its place in it.
-        begin_G: int64; where the group's stretch of the list begins.
         index_GP: int64; list index of each behaviour of the group (clamped past its end).
         mask_GnP: bool; whether sample n of the group sees behaviour p.
     """
 
     position_R: Tensor
-    begin_B: Tensor
-    end_B: Tensor
     group_B: Tensor
     place_B: Tensor
     index_GP: Tensor
@@ -88,4 +84,4 @@ def _grouped(position_R: Tensor, begin_B: Tensor, end_B: Tensor, user_B: Tensor)
     low_Gn[group_B, place_B] = begin_B - begin_G.index_select(0, group_B)
     high_Gn[group_B, place_B] = end_B - begin_G.index_select(0, group_B)
     mask_GnP = (span_P >= low_Gn[..., None]) & (span_P < high_Gn[..., None])
-    return RecentWindows(position_R, begin_B, end_B, group_B, place_B, index_GP, mask_GnP)
+    return RecentWindows(position_R, group_B, place_B, index_GP, mask_GnP)

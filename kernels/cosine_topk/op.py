@@ -63,7 +63,9 @@ def cosine_topk(
             f"query_user: {windows.user_Q.numel()} entries for {vectors_QM.shape[0]} queries"
         )
     scorer = _CosineScorer(table, inv_norm, history_rows, vectors_QM, inv_norm_Q)
-    return topk_walk(history_offsets, windows, k, scorer)
+    # Under a caller's autocast the products would be rounded to bfloat16.
+    with torch.autocast(table.device.type, enabled=False):
+        return topk_walk(history_offsets, windows, k, scorer)
 
 
 def _check_table(table: Tensor, inv_norm: Tensor) -> None:

@@ -66,7 +66,7 @@ def rows_of(run):
 
 
 def test_loss_falls_and_auc_beats_the_floor(trained, world, launch):
-    losses = [row["loss"] for row in rows_of(trained) if "loss" in row]
+    losses = [row["loss"] for row in rows_of(trained) if row["kind"] == "train"]
     assert losses[-1] < losses[0] - 0.05
     launch(1, "evaluate.py", f"run={trained}", "progress=false")
     found = json.loads((trained / "evaluation_test.json").read_text())
@@ -97,6 +97,17 @@ def test_evaluation_is_the_same_on_any_number_of_processes(trained, world, launc
         assert metrics[1][name] == pytest.approx(value, abs=1e-6), name
 
 
+def test_openmp_waits_passively_in_training(repository):
+    """libgomp reads its policy when torch is loaded, so ctr must be imported before torch."""
+    script = "import ctr.train, torch; torch.ones(9).sum()"
+    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_DISPLAY_ENV": "VERBOSE"}
+    environment.pop("OMP_WAIT_POLICY", None)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr
+
+
 def test_run_folder_tells_how_it_was_made(trained):
     config = yaml.safe_load((trained / "config.yaml").read_text())
     assert config["model"]["retrieved"] == 20
@@ -104,7 +115,7 @@ def test_run_folder_tells_how_it_was_made(trained):
     environment = json.loads((trained / "environment.json").read_text())
     assert {"torch", "torchrec"} <= environment["versions"].keys()
     assert list((trained / "tensorboard").iterdir())
-    assert rows_of(trained)[-1]["summary"] is True
+    assert rows_of(trained)[-1]["kind"] == "summary"
 
 
 def test_resumed_run_equals_an_uninterrupted_one(trained, world, launch, tmp_path):
@@ -116,6 +127,21 @@ def test_resumed_run_equals_an_uninterrupted_one(trained, world, launch, tmp_pat
         launch(1, "evaluate.py", f"run={folder}", "progress=false")
     resumed, whole = (pq.read_table(f / "predictions_test.parquet") for f in (run, trained))
     assert resumed["score"].to_numpy().tolist() == whole["score"].to_numpy().tolist()
+    steps = [row["step"] for row in rows_of(run)]
+    assert steps == sorted(steps), "rows of before the resume came twice"
+    assert rows_of(run)[-1]["samples"] == rows_of(trained)[-1]["samples"]
+
+
+def test_resumes_on_another_number_of_processes(trained, world, launch, tmp_path):
+    """The same steps of 250 samples, the first 30 on two processes and the rest on one."""
+    run = tmp_path / "moved"
+    launch(2, "train.py", f"data.store={world}", f"run={run}", *SMALL_MODEL, "trainer.max_steps=30")
+    options = ["resume=true", "trainer.max_steps=null", "data.batch_size=250"]
+    launch(1, "train.py", f"run={run}", *options)
+    launch(1, "evaluate.py", f"run={run}", "progress=false")
+    launch(1, "evaluate.py", f"run={trained}", "progress=false")
+    moved, whole = (pq.read_table(f / "predictions_test.parquet") for f in (run, trained))
+    np.testing.assert_allclose(moved["score"].to_numpy(), whole["score"].to_numpy(), atol=1e-4)
 
 
 @pytest.mark.parametrize("model", ["sim_hard", "sim_soft", "din", "muse_paper"])

@@ -103,6 +103,29 @@ def test_every_parameter_learns(batch, store, catalog, config):
     assert still == []
 
 
+@pytest.mark.parametrize("name", ["muse", "sim_hard", "sim_soft"])
+def test_the_search_does_not_depend_on_the_precision(name, batch, store, catalog, config):
+    as_float = dataclasses.replace(catalog, vectors=catalog.vectors.float())
+    network = make(store, as_float, config, name)
+    with torch.no_grad():
+        expected = network._search(batch)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            actual = network._search(batch)
+    assert torch.equal(actual.index_BK, expected.index_BK)
+    assert torch.equal(actual.similarity_BK, expected.similarity_BK)
+
+
+def test_picks_without_a_vector_are_in_no_tier(batch, store, catalog, config):
+    network = make(store, catalog, config, "recent")
+    found = network._search(batch)
+    known = catalog.inv_norm > 0
+    items = batch.history_item_T[found.index_BK].long()
+    expected = known[items] & (items > 0) & known[batch.target_item_B][:, None]
+    picked = found.mask_BK
+    assert torch.equal(found.known_BK[picked], expected[picked])
+    assert not found.known_BK[picked].all(), "the world has items without a vector"
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
