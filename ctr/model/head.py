@@ -57,7 +57,7 @@ class Dice(nn.Module):
     def forward(self, x_BW: Tensor) -> Tensor:
         """Activate float [B, W]."""
         if self.training:
-            mean, var = self._step_statistics(x_BW.float())
+            mean, var = self._step_statistics(x_BW.to(self.running_mean.dtype))
         else:
             mean, var = self.running_mean, self.running_var
         p_BW = torch.sigmoid((x_BW - mean) * torch.rsqrt(var + self.eps))

@@ -12,8 +12,6 @@ from ctr.data.loader import Loader
 from ctr.data.store import Store
 from ctr.model.catalog import ItemCatalog
 
-WORLD = {"users": 150, "history-length": 80, "items": 1500, "categories": 20, "seed": 1}
-
 
 @pytest.fixture(scope="session")
 def repository() -> Path:
@@ -21,16 +19,26 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_store(tmp_path_factory, repository) -> Path:
-    path = tmp_path_factory.mktemp("stores") / "tiny"
-    options = [f"--{name}={value}" for name, value in WORLD.items()]
-    subprocess.run(
-        [sys.executable, "-m", "datasets.world", "--out", str(path), *options],
-        cwd=repository,
-        check=True,
-        capture_output=True,
-    )
-    return path
+def make_world(tmp_path_factory, repository):
+    """Prepares a world of the given sizes in a folder of its own."""
+
+    def make(**sizes) -> Path:
+        path = tmp_path_factory.mktemp("stores") / "world"
+        options = [f"--{name.replace('_', '-')}={value}" for name, value in sizes.items()]
+        subprocess.run(
+            [sys.executable, "-m", "datasets.world", "--out", str(path), *options],
+            cwd=repository,
+            check=True,
+            capture_output=True,
+        )
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_store(make_world) -> Path:
+    return make_world(users=150, history_length=80, items=1500, categories=20, seed=1)
 
 
 @pytest.fixture

@@ -25,18 +25,9 @@ SMALL_MODEL = [
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory, repository):
+def world(make_world):
     """Large enough for a model to learn something."""
-    path = tmp_path_factory.mktemp("stores") / "learnable"
-    sizes = {"users": 1500, "history-length": 200, "items": 8000, "categories": 40, "seed": 2}
-    options = [f"--{name}={value}" for name, value in sizes.items()]
-    subprocess.run(
-        [sys.executable, "-m", "datasets.world", "--out", str(path), *options],
-        cwd=repository,
-        check=True,
-        capture_output=True,
-    )
-    return path
+    return make_world(users=1500, history_length=200, items=8000, categories=40, seed=2)
 
 
 @pytest.fixture(scope="module")

@@ -124,6 +124,11 @@ def test_picks_without_a_vector_are_in_no_tier(batch, store, catalog, config):
     picked = found.mask_BK
     assert torch.equal(found.known_BK[picked], expected[picked])
     assert not found.known_BK[picked].all(), "the world has items without a vector"
+    counted = []
+    network.simtier["retrieved"].register_forward_hook(lambda _, given, out: counted.append(given))
+    with torch.no_grad():
+        network(batch)
+    assert torch.equal(counted[0][1], picked & expected)
 
 
 @pytest.mark.parametrize(
