@@ -12,6 +12,13 @@ from hypothesis import settings
 # otherwise each take every core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import torch
+
+# Without a GPU, Triton's interpreter runs the kernels on the CPU's tensors. Triton reads this when
+# it is imported, by whichever test is first.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # A busy machine makes an example slow, not wrong; pytest's own timeout ends what hangs.
 settings.register_profile("patient", parent=settings(), deadline=None)
 settings.load_profile("patient")
