@@ -155,10 +155,21 @@ class TrainerConfig:
         epochs: passes over the training split.
         max_steps: stop after so many steps; null for all.
         lr, weight_decay: of AdamW on the dense part.
+        schedule: of both learning rates over the run: constant, linear or cosine (down to 0).
+        warmup: share of the run's samples in which they rise linearly from 0.
         clip_norm: largest norm of the dense gradient; null for no clipping.
         precision: fp32, or bf16 for autocast of the dense part.
         log_every: steps between metric rows; checkpoint_every: steps between checkpoints, null for
             one at each epoch's end; keep_checkpoints: newest ones kept.
+        keep_best: metric of the validation split by which the best checkpoint is kept, too; null
+            for none.
+        async_checkpoints: write checkpoints beside training.
+        on_save_failure: where a checkpoint cannot be written: stop, or continue with the last one.
+        on_nonfinite: where a loss or a gradient is NaN or infinite: stop, with the batch and the
+            state on disk for tools/replay_batch.py, or skip the step and count it.
+        spike: standard deviations above the running mean at which a loss is reported; null for
+            never.
+        log_samples: write the sample ids of every step.
         progress: show a progress bar.
     """
 
@@ -166,11 +177,19 @@ class TrainerConfig:
     max_steps: int | None = None
     lr: float = 1.0e-3
     weight_decay: float = 0.01
+    schedule: str = "constant"
+    warmup: float = 0.0
     clip_norm: float | None = None
     precision: str = "fp32"
     log_every: int = 20
     checkpoint_every: int | None = None
     keep_checkpoints: int = 2
+    keep_best: str | None = None
+    async_checkpoints: bool = True
+    on_save_failure: str = "stop"
+    on_nonfinite: str = "stop"
+    spike: float | None = 6.0
+    log_samples: bool = False
     progress: bool = True
 
     def validate(self) -> None:
@@ -182,7 +201,13 @@ class TrainerConfig:
         _require(self.lr > 0, "trainer.lr", self.lr, "set a positive rate")
         decay = self.weight_decay
         _require(decay >= 0, "trainer.weight_decay", decay, "set at least 0")
-        for key in ("max_steps", "checkpoint_every", "clip_norm"):
+        _require_one_of("trainer.schedule", self.schedule, ("constant", "linear", "cosine"))
+        _require(0.0 <= self.warmup < 1.0, "trainer.warmup", self.warmup, "set a share in [0, 1)")
+        _require_one_of("trainer.on_save_failure", self.on_save_failure, ("stop", "continue"))
+        _require_one_of("trainer.on_nonfinite", self.on_nonfinite, ("stop", "skip"))
+        if self.keep_best is not None:
+            _require_one_of("trainer.keep_best", self.keep_best, ("auc", "gauc", "log_loss"))
+        for key in ("max_steps", "checkpoint_every", "clip_norm", "spike"):
             value = getattr(self, key)
             _require(value is None or value > 0, f"trainer.{key}", value, "set above 0, or null")
 
@@ -192,8 +217,10 @@ class RunConfig:
     """Everything that decides a training run.
 
     Attributes:
-        run: folder of the run; resume: go on from its newest checkpoint.
+        run: folder of the run.
+        resume: true to go on from its newest checkpoint; auto to do so where there is a run.
         seed: of weights and shuffle.
+        deterministic: refuse operations whose result may change from run to run (on a GPU).
         device: auto, cpu or cuda.
     """
 
@@ -202,8 +229,9 @@ class RunConfig:
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     run: str = "runs/latest"
-    resume: bool = False
+    resume: str = "false"
     seed: int = 42
+    deterministic: bool = False
     device: str = "auto"
 
     @property
@@ -217,6 +245,13 @@ class RunConfig:
             part.validate()
         _require(self.seed >= 0, "seed", self.seed, "set at least 0")
         _require_one_of("device", self.device, ("auto", "cpu", "cuda"))
+        _require_one_of("resume", self.resume, ("true", "false", "auto"))
+        _require(
+            self.trainer.keep_best is None or self.data.valid_split is not None,
+            "trainer.keep_best",
+            self.trainer.keep_best,
+            "needs a validation split; set data.valid_split, or trainer.keep_best=null",
+        )
         longest = self.data.history_length
         for key in ("retrieved", "recent_length"):
             value = getattr(self.model, key)
@@ -255,6 +290,8 @@ def parse_config(raw: Any) -> RunConfig:
         ConfigError: unknown key, wrong type or impossible value.
     """
     config = parse_as(RunConfig, raw)
+    # YAML's and the command line's true and false arrive as "True" and "False".
+    config.resume = config.resume.lower()
     config.validate()
     return config
 

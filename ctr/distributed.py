@@ -64,6 +64,16 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, message=".*ShardedTensor")
 
 
+def make_deterministic(wanted: bool) -> None:
+    """Refuse operations whose result may change from run to run, or allow them."""
+    if wanted:
+        # cuBLAS reads it at its first use.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        # Nothing here reads memory before it is written, which this would hide at a price.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(wanted)
+
+
 @contextmanager
 def process_group(device: str) -> Iterator[Process]:
     """Join the processes that torchrun started, or be the only one where none did.
@@ -146,10 +156,33 @@ def from_first(ask: Callable[[], T], process: Process) -> T:
         ask: its answer must be picklable.
         process: this process.
     """
-    answer: list[T | None] = [ask() if process.is_first else None]
+    return broadcast_first(ask() if process.is_first else None, process)
+
+
+def broadcast_first(mine: T | None, process: Process) -> T:
+    """What the first process has, on all processes.
+
+    Args:
+        mine: picklable; looked at on the first process only.
+        process: this process.
+    """
+    answer: list[T | None] = [mine]
     if process.world_size > 1:
         dist.broadcast_object_list(answer, src=0)
     return cast(T, answer[0])
+
+
+def gather_objects(mine: T, process: Process, group: dist.ProcessGroup | None = None) -> list[T]:
+    """What every process has, in the order of their ranks, on all processes.
+
+    Args:
+        mine: picklable; process: this process; group: of all processes.
+    """
+    if process.world_size == 1:
+        return [mine]
+    found: list[T | None] = [None] * process.world_size
+    dist.all_gather_object(found, mine, group=group)
+    return cast(list[T], found)
 
 
 def gather_rows(columns: dict[str, np.ndarray], process: Process) -> dict[str, np.ndarray] | None:

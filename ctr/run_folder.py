@@ -53,6 +53,16 @@ class RunFolder:
         """Folder of TensorBoard events."""
         return self.path / "tensorboard"
 
+    @property
+    def samples(self) -> Path:
+        """Folder of the sample ids of every step, where they are logged."""
+        return self.path / "samples"
+
+    @property
+    def nonfinite(self) -> Path:
+        """Folder of batches and states that made a number that is not finite."""
+        return self.path / "nonfinite"
+
     def evaluation(self, split: str) -> Path:
         """Metrics of an evaluation, JSON."""
         return self.path / f"evaluation_{split}.json"

@@ -1,9 +1,11 @@
-"""The log of a run: a JSON line and TensorBoard scalars for each row, by the first process."""
+"""The logs of a run: JSON lines and TensorBoard scalars, and the samples of every step."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
@@ -24,17 +26,19 @@ class RunLog:
         self.enabled = enabled
         if not enabled:
             return
-        _keep_until(folder, step)
+        _drop_rows(folder.metrics, lambda row: row["step"] > step or row["kind"] == "summary")
         self.rows = folder.metrics.open("a")
         self.board = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """Add a row: `kind` is train, valid or summary."""
+        """Add a row: `kind` is train, valid, skipped, spike or summary."""
         if not self.enabled:
             return
         self.rows.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         self.rows.flush()
         for name, value in values.items():
+            if not isinstance(value, int | float):
+                continue
             self.board.add_scalar(f"{kind}/{name}", value, step)
 
     def close(self) -> None:
@@ -44,11 +48,36 @@ class RunLog:
             self.board.close()
 
 
-def _keep_until(folder: RunFolder, step: int) -> None:
-    if not folder.metrics.exists():
+class SampleLog:
+    """Sample ids of every step of this process: a JSON line a step in `rank-<r>.jsonl`.
+
+    Args:
+        folder: for the files of all processes; rank: of this one.
+        step: steps done so far; rows past it are dropped.
+    """
+
+    def __init__(self, folder: Path, rank: int, step: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"rank-{rank:04d}.jsonl"
+        _drop_rows(path, lambda row: row["step"] > step)
+        self.rows = path.open("a")
+
+    def write(self, step: int, samples: list[int]) -> None:
+        """Add the samples of a step that was taken."""
+        self.rows.write(json.dumps({"step": step, "samples": samples}) + "\n")
+        self.rows.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.rows.close()
+
+
+def _drop_rows(path: Path, drop: Callable[[dict[str, Any]], bool]) -> None:
+    """Remove what a resumed run is about to repeat, and a last line that a kill cut short."""
+    if not path.exists():
         return
-    rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
-    kept = [row for row in rows if row["step"] <= step and row["kind"] != "summary"]
-    aside = folder.metrics.with_suffix(".tmp")
-    aside.write_text("".join(json.dumps(row) + "\n" for row in kept))
-    os.replace(aside, folder.metrics)
+    lines = path.read_text().split("\n")[:-1]
+    kept = [line for line in lines if not drop(json.loads(line))]
+    aside = path.with_suffix(".tmp")
+    aside.write_text("".join(line + "\n" for line in kept))
+    os.replace(aside, path)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torchrec.distributed import DistributedModelParallel
 
+from ctr.distributed import Process
+
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Weights and running statistics, sharded ones as ShardedTensor."""
@@ -55,3 +57,18 @@ def _create_state(optimizer: torch.optim.Optimizer) -> None:
         group["lr"] = rate
     for state in optimizer.state.values():
         state["step"].zero_()
+
+
+def random_tensors(process: Process) -> dict[str, Tensor]:
+    """States of this process's random generators, named by its rank: uint8 each."""
+    states = {f"random.{process.rank}.cpu": torch.get_rng_state()}
+    if process.device.type == "cuda":
+        states[f"random.{process.rank}.cuda"] = torch.cuda.get_rng_state(process.device)
+    return states
+
+
+def restore_random(states: dict[str, Tensor], process: Process) -> None:
+    """Set the random generators to what `random_tensors` returned."""
+    torch.set_rng_state(states[f"random.{process.rank}.cpu"])
+    if process.device.type == "cuda":
+        torch.cuda.set_rng_state(states[f"random.{process.rank}.cuda"], process.device)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING
@@ -14,12 +17,12 @@ from ctr.assemble import make_loader, make_model, make_network
 from ctr.command import errors_to_exit
 from ctr.config import RunConfig, parse_config
 from ctr.data.store import Store
-from ctr.distributed import Process, process_group
+from ctr.distributed import Process, make_deterministic, process_group
 from ctr.inference import predict
 from ctr.metrics import evaluate_predictions
 from ctr.optim import dense_optimizer, dense_parameters, fuse_sparse_optimizer
 from ctr.run_folder import RunFolder, check_resumable
-from ctr.trainer import Parts, Trainer
+from ctr.trainer import Parts, StoppedError, Trainer
 
 if TYPE_CHECKING:
     # At run time ctr must come before torch: see ctr/__init__.py.
@@ -47,6 +50,17 @@ def resumed_config(given: RunConfig, folder: RunFolder, overrides: list[str]) ->
     return given
 
 
+def resumes(config: RunConfig, folder: RunFolder) -> bool:
+    """Whether this start goes on with a run that is there.
+
+    `resume=auto` does where there is one, and so does a start by torchrun after a process died.
+    """
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    if config.resume == "auto" or (config.resume == "false" and restarted):
+        return folder.config.is_file()
+    return config.resume == "true"
+
+
 def make_validation(
     config: RunConfig, store: Store, model: nn.Module, process: Process
 ) -> Callable[[], dict[str, float]] | None:
@@ -69,7 +83,8 @@ def run(config: RunConfig, process: Process) -> dict[str, float]:
     """Train what `config` says and return the summary of the trainer."""
     folder = RunFolder(config.run_path)
     store = Store(config.data.store)
-    if config.resume:
+    resume = resumes(config, folder)
+    if resume:
         folder.check_store(store.schema)
     elif process.is_first:
         folder.check_unused()
@@ -86,7 +101,7 @@ def run(config: RunConfig, process: Process) -> dict[str, float]:
         validate=make_validation(config, store, model, process),
     )
     trainer = Trainer(parts, process, config.trainer, folder)
-    if config.resume:
+    if resume:
         trainer.resume()
         if process.is_first:
             folder.write_config(config)
@@ -101,11 +116,18 @@ def main(raw: DictConfig) -> None:
     """Compose the configuration, join the other processes, train."""
     with errors_to_exit():
         config = parse_config(raw)
-        if config.resume:
+        folder = RunFolder(config.run_path)
+        if resumes(config, folder):
             overrides = list(HydraConfig.get().overrides.task)
-            config = resumed_config(config, RunFolder(config.run_path), overrides)
+            config = resumed_config(config, folder, overrides)
         with process_group(config.device) as process:
-            summary = run(config, process)
+            make_deterministic(config.deterministic)
+            try:
+                summary = run(config, process)
+            except StoppedError as reason:
+                if process.is_first:
+                    print(f"{config.run}: {reason}; resume=true goes on", file=sys.stderr)
+                raise SystemExit(128 + signal.SIGTERM) from None
             if process.is_first:
                 print(
                     f"{config.run}: {summary['samples']:,} samples in {summary['seconds']:.1f} s, "

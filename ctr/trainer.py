@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import resource
 import time
 from collections.abc import Callable
@@ -16,15 +15,25 @@ from torchrec.distributed import DistributedModelParallel
 from tqdm import tqdm
 
 from ctr import checkpoint
+from ctr.checkpoint import Checkpointer
 from ctr.config import TrainerConfig
 from ctr.data.batch import Batch
 from ctr.data.loader import Loader
-from ctr.distributed import Process, from_first
+from ctr.distributed import Process, broadcast_first, from_first, gather_objects
 from ctr.errors import UserError
+from ctr.evidence import write_batch
+from ctr.faults import SpikeWatch, StopRequest, Votes, gradient_norm
 from ctr.loss import click_loss
 from ctr.run_folder import RunFolder
-from ctr.run_log import RunLog
-from ctr.state import dense_optimizer_tensors, model_tensors, sparse_optimizer_tensors
+from ctr.run_log import RunLog, SampleLog
+from ctr.schedule import RateSchedule
+from ctr.state import (
+    dense_optimizer_tensors,
+    model_tensors,
+    random_tensors,
+    restore_random,
+    sparse_optimizer_tensors,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -51,9 +60,13 @@ class Parts:
     validate: Callable[[], dict[str, float]] | None
 
 
+class StoppedError(Exception):
+    """The run was asked to stop, has saved its state and can be resumed."""
+
+
 @dataclass
 class _Window:
-    """What happened since the last metric row."""
+    """What happened since the last metric row; `loss` is a sum, of this process alone."""
 
     loss: Tensor
     samples: int = 0
@@ -62,38 +75,41 @@ class _Window:
 
 
 class Trainer:
-    """Trains until the configured number of epochs or steps is done.
+    """Trains until the configured number of epochs or steps is done. Made on all processes at once.
 
     Args:
         parts: what to train; process: this process.
         config: of the loop; folder: of the run.
     """
 
+    # Batches of skipped steps that are worth their space on disk.
+    _EVIDENCE = 4
+
     def __init__(
         self, parts: Parts, process: Process, config: TrainerConfig, folder: RunFolder
     ) -> None:
         self.parts, self.process, self.config, self.folder = parts, process, config, folder
-        self.step = 0
-        self.saved_step = 0
+        self.checkpointer = Checkpointer(folder.checkpoints, config)
+        self.votes, self.stop, self.spikes = Votes(), StopRequest(), SpikeWatch(config.spike)
+        self.run_samples = config.epochs * len(parts.loader.split)
+        self.rates = RateSchedule(parts.model, parts.optimizer, config, self.run_samples)
+        self.step = self.saved_step = self.samples = self.skipped = 0
         self.seconds = 0.0
-        self.samples = 0
+        self.best: dict[str, float] | None = None
         self.window = _Window(torch.zeros((), device=process.device))
 
     def resume(self) -> None:
-        """Go on from the run's newest complete checkpoint, or from the start if there is none yet.
+        """Go on from the run's newest sound checkpoint, or from the start if there is none yet.
 
         Raises:
-            CheckpointError: it does not fit the model, or is damaged.
+            CheckpointError: it does not fit the model, or all there are are damaged.
         """
         # One process looks, so that all read the same one on storage that shows them late.
         found = from_first(lambda: checkpoint.newest_or_none(self.folder.checkpoints), self.process)
         if found is None:
             _log.warning("%s: no checkpoint yet; starting over", self.folder.path)
             return
-        checkpoint.load(found, self._tensors())
-        self.step = self.saved_step = found.progress["step"]
-        self.samples, self.seconds = found.progress["samples"], found.progress["seconds"]
-        self.parts.loader.load_state_dict(found.progress["loader"])
+        self._restore(found)
 
     def train(self) -> dict[str, float]:
         """Run the loop; returns a summary: steps, samples, samples/s, seconds, peak memory.
@@ -103,21 +119,30 @@ class Trainer:
         before a resume counts too; peak memory is this process's resident set on the host.
 
         Raises:
-            TrainingError: the loss is not finite.
+            TrainingError: a loss or a gradient is not finite, and trainer.on_nonfinite is stop.
+            CheckpointError: a checkpoint cannot be written, and trainer.on_save_failure is stop.
+            StoppedError: SIGTERM came; the state is saved.
         """
         log = RunLog(self.folder, self.process.is_first, self.step)
+        samples = None
+        if self.config.log_samples:
+            samples = SampleLog(self.folder.samples, self.process.rank, self.step)
         try:
-            self.parts.model.train()
-            while self.parts.loader.epoch < self.config.epochs and not self._done():
-                self._epoch(log)
-            self._save()
+            with self.stop.listening():
+                self.parts.model.train()
+                while self.parts.loader.epoch < self.config.epochs and not self._done():
+                    self._epoch(log, samples)
+                self._save()
+                self.checkpointer.wait()
             summary = self._summary()
             log.write("summary", self.step, summary)
         finally:
             log.close()
+            if samples is not None:
+                samples.close()
         return summary
 
-    def _epoch(self, log: RunLog) -> None:
+    def _epoch(self, log: RunLog, samples: SampleLog | None) -> None:
         epoch = self.parts.loader.epoch
         hidden = not (self.config.progress and self.process.is_first)
         with tqdm(
@@ -127,26 +152,30 @@ class Trainer:
             desc=f"epoch {epoch + 1}/{self.config.epochs}",
             disable=hidden,
         ) as bar:
-            self._steps(log, bar)
-        if not self._done():
-            self._save()
-        if self.parts.validate is not None:
-            log.write("valid", self.step, self.parts.validate())
+            self._steps(log, samples, bar)
+        # Before the checkpoint, so that a run killed in between validates again.
+        self._validate(log)
+        self._save()
 
-    def _steps(self, log: RunLog, bar: tqdm) -> None:
-        self.window = _Window(torch.zeros((), device=self.process.device))
-        started = time.perf_counter()
+    def _steps(self, log: RunLog, samples: SampleLog | None, bar: tqdm) -> None:
+        self.window.started = started = time.perf_counter()
         for batch in self.parts.loader:
-            self._train_step(batch.to(self.process.device, non_blocking=True))
+            stop = self._train_step(batch.to(self.process.device, non_blocking=True), log)
+            if samples is not None:
+                samples.write(self.step, batch.sample_B.tolist())
             bar.update(batch.step_samples)
             every = self.config.checkpoint_every
-            due = bool(every) and self.step % (every or 1) == 0
+            # The checkpoint of an epoch's end comes after validation.
+            due = bool(every) and self.step % (every or 1) == 0 and len(self.parts.loader) > 0
             if due or self.step % self.config.log_every == 0 or self._done():
                 self._log(log, bar)
-            if due:
+            if due or stop:
                 self.seconds += time.perf_counter() - started
                 self._save()
                 started = self.window.started = time.perf_counter()
+            if stop:
+                self.checkpointer.wait()
+                raise StoppedError(f"stopped by SIGTERM after step {self.step}")
             if self._done():
                 break
         if self.window.steps:
@@ -156,52 +185,128 @@ class Trainer:
     def _done(self) -> bool:
         return self.config.max_steps is not None and self.step >= self.config.max_steps
 
-    def _train_step(self, batch: Batch) -> None:
+    def _train_step(self, batch: Batch, log: RunLog) -> bool:
+        """Take a step; returns whether some process was asked to stop."""
         parts, device = self.parts, self.process.device
+        read = parts.loader.epoch * len(parts.loader.split) + parts.loader.samples_done
+        self.rates.set(read - batch.step_samples)
         with torch.autocast(
             device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"
         ):
             logit_B = parts.model(batch)
         loss = click_loss(logit_B, batch.label_B, batch.step_samples, self.process.world_size)
-        loss.backward()
-        if self.config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(parts.dense.values(), self.config.clip_norm)
-        parts.optimizer.step()
+        bad, stop = self.votes.any(not bool(loss.isfinite()), self.stop.received)
+        if bad:
+            self._nonfinite("loss", batch, log)
+        else:
+            loss.backward()
+            if self._update(batch, log):
+                self.window.loss += loss.detach() * (batch.step_samples / self.process.world_size)
+                self.window.samples += batch.step_samples
+                self.window.steps += 1
         parts.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.samples += batch.step_samples
-        self.window.loss += loss.detach() * (batch.step_samples / self.process.world_size)
-        self.window.samples += batch.step_samples
-        self.window.steps += 1
+        return stop
+
+    def _update(self, batch: Batch, log: RunLog) -> bool:
+        """Update the dense part; returns False where its gradient is not finite.
+
+        The gradients are those of all processes together, so all decide alike.
+        """
+        dense = list(self.parts.dense.values())
+        norm = gradient_norm(dense)
+        if not bool(norm.isfinite()):
+            self._nonfinite("gradient", batch, log)
+            return False
+        if self.config.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(dense, self.config.clip_norm, norm)
+        self.parts.optimizer.step()
+        return True
+
+    def _nonfinite(self, what: str, batch: Batch, log: RunLog) -> None:
+        step = self.step + 1
+        if self.skipped < self._EVIDENCE:
+            name = f"step-{step:09d}.rank-{self.process.rank:04d}.pt"
+            write_batch(self.folder.nonfinite / name, batch)
+            progress = {"world_size": self.process.world_size, "what": what}
+            writer = checkpoint.Writer(self.folder.nonfinite, step, progress, self._EVIDENCE)
+            checkpoint.save(self._tensors(), writer, self.checkpointer.group)
+        if self.config.on_nonfinite == "stop":
+            raise TrainingError(
+                f"step {step}: the {what} is not finite; batch and state are in "
+                f"{self.folder.nonfinite} (python -m tools.replay_batch {self.folder.path} --step "
+                f"{step}); lower trainer.lr or embedding.lr, set trainer.clip_norm, or skip such "
+                "steps with trainer.on_nonfinite=skip"
+            )
+        self.skipped += 1
+        log.write("skipped", step, {"what": what, "skipped": self.skipped})
 
     def _log(self, log: RunLog, bar: tqdm) -> None:
         window = self.window
         if self.process.world_size > 1:
             dist.all_reduce(window.loss)
-        loss = float(window.loss) / window.samples
-        # Also ahead of every checkpoint, so that none holds a model that diverged.
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"step {self.step}: the mean loss of the last {window.steps} steps is {loss}; "
-                "lower trainer.lr or embedding.lr, or set trainer.clip_norm"
-            )
+        # Every step may have been skipped.
+        loss = float(window.loss) / window.samples if window.samples else float("nan")
         rate = window.samples / (time.perf_counter() - window.started)
         bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        if window.samples and self.spikes.add(loss):
+            _log.warning("step %d: the loss jumped to %.4f", self.step, loss)
+            log.write("spike", self.step, {"loss": loss})
         row = {"samples": self.samples, "loss": loss, "samples_per_s": rate}
         log.write("train", self.step, {"epoch": self.parts.loader.epoch, **row})
         self.window = _Window(torch.zeros((), device=self.process.device))
 
+    def _validate(self, log: RunLog) -> None:
+        if self.parts.validate is None:
+            return
+        # Only the first process has the metrics, and all must agree on the best.
+        found = broadcast_first(self.parts.validate(), self.process)
+        log.write("valid", self.step, found)
+        metric = self.config.keep_best
+        if metric is None:
+            return
+        sign = -1.0 if metric == "log_loss" else 1.0
+        if self.best is None or sign * found[metric] > sign * self.best["value"]:
+            self.best = {"step": self.step, "value": found[metric]}
+
     def _save(self) -> None:
         if self.step == self.saved_step:
             return
+        window = self.window
+        losses = gather_objects(float(window.loss), self.process, self.checkpointer.group)
         progress = {
             "loader": self.parts.loader.state_dict(),
             "samples": self.samples,
             "seconds": self.seconds,
+            "skipped": self.skipped,
+            "best": self.best,
+            "spikes": self.spikes.state(),
+            "window": {"losses": losses, "samples": window.samples, "steps": window.steps},
+            "world_size": self.process.world_size,
         }
-        keep = self.config.keep_checkpoints
-        checkpoint.save(self.folder.checkpoints, self.step, self._tensors(), progress, keep)
+        tensors = {**self._tensors(), **random_tensors(self.process)}
+        self.checkpointer.save(self.step, tensors, progress)
         self.saved_step = self.step
+
+    def _restore(self, found: checkpoint.Checkpoint) -> None:
+        progress = found.progress
+        tensors, random = self._tensors(), random_tensors(self.process)
+        alike = progress["world_size"] == self.process.world_size
+        checkpoint.load(found, {**tensors, **random} if alike else tensors)
+        if alike:
+            restore_random(random, self.process)
+        self.step = self.saved_step = progress["step"]
+        self.samples, self.seconds = progress["samples"], progress["seconds"]
+        self.skipped, self.best = progress["skipped"], progress["best"]
+        self.spikes.restore(progress["spikes"])
+        self.parts.loader.load_state_dict(progress["loader"])
+        window, rank = progress["window"], self.process.rank
+        # On another number of processes, the first one holds the sum of all.
+        losses = window["losses"] if alike else [sum(window["losses"])]
+        loss = losses[rank] if rank < len(losses) else 0.0
+        loss_there = torch.tensor(loss, device=self.process.device)
+        self.window = _Window(loss_there, window["samples"], window["steps"])
 
     def _tensors(self) -> dict[str, Tensor]:
         return {
@@ -218,4 +323,6 @@ class Trainer:
             "seconds": self.seconds,
             "samples_per_s": self.samples / self.seconds if self.seconds else 0.0,
             "peak_memory_mib": peak,
+            "skipped_steps": self.skipped,
+            "failed_checkpoints": self.checkpointer.failures,
         }

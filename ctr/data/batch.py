@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,13 +58,16 @@ class Batch:
         """A copy in page-locked memory, from which a GPU copies asynchronously."""
         return self._map(lambda tensor: tensor.pin_memory())
 
+    def as_dict(self) -> dict[str, Any]:
+        """The attributes by name, as they are."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         changed: dict[str, object] = {}
-        for item in fields(self):
-            value = getattr(self, item.name)
+        for name, value in self.as_dict().items():
             if isinstance(value, Tensor):
                 value = change(value)
             elif isinstance(value, dict):
-                value = {name: change(tensor) for name, tensor in value.items()}
-            changed[item.name] = value
+                value = {key: change(tensor) for key, tensor in value.items()}
+            changed[name] = value
         return Batch(**changed)  # type: ignore[arg-type]
