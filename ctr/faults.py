@@ -15,7 +15,7 @@ from types import FrameType
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Votes:
@@ -101,3 +101,26 @@ def gradient_norm(parameters: Sequence[Tensor]) -> Tensor:
     if not gradients:
         return torch.zeros(())
     return torch.nn.utils.get_total_norm(gradients)
+
+
+class Statistics:
+    """Running statistics of a model, which a skipped step must not have touched.
+
+    Args:
+        model: whose persistent floating buffers they are.
+        enabled: False to keep nothing.
+    """
+
+    def __init__(self, model: nn.Module, enabled: bool) -> None:
+        state = model.state_dict() if enabled else {}
+        self.live = [b for n, b in model.named_buffers() if n in state and b.is_floating_point()]
+        self.kept: list[Tensor] = []
+
+    def keep(self) -> None:
+        """Remember them as they are before a step."""
+        self.kept = [buffer.clone() for buffer in self.live]
+
+    def put_back(self) -> None:
+        """Make them what they were at `keep`."""
+        for buffer, kept in zip(self.live, self.kept, strict=True):
+            buffer.copy_(kept)

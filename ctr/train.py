@@ -89,6 +89,7 @@ def run(config: RunConfig, process: Process) -> dict[str, float]:
     elif process.is_first:
         folder.check_unused()
     network = make_network(store, config, process)
+    network.tables.drop_nonfinite = config.trainer.on_nonfinite == "skip"
     fuse_sparse_optimizer(network.tables.parameters(), config.embedding, process.device)
     model = make_model(network, config, process)
     parts = Parts(

@@ -22,7 +22,7 @@ from ctr.data.loader import Loader
 from ctr.distributed import Process, broadcast_first, from_first, gather_objects
 from ctr.errors import UserError
 from ctr.evidence import write_batch
-from ctr.faults import SpikeWatch, StopRequest, Votes, gradient_norm
+from ctr.faults import SpikeWatch, Statistics, StopRequest, Votes, gradient_norm
 from ctr.loss import click_loss
 from ctr.run_folder import RunFolder
 from ctr.run_log import RunLog, SampleLog
@@ -91,6 +91,7 @@ class Trainer:
         self.parts, self.process, self.config, self.folder = parts, process, config, folder
         self.checkpointer = Checkpointer(folder.checkpoints, config)
         self.votes, self.stop, self.spikes = Votes(), StopRequest(), SpikeWatch(config.spike)
+        self.statistics = Statistics(parts.model, config.on_nonfinite == "skip")
         self.run_samples = config.epochs * len(parts.loader.split)
         self.rates = RateSchedule(parts.model, parts.optimizer, config, self.run_samples)
         self.step = self.saved_step = self.samples = self.skipped = 0
@@ -190,6 +191,7 @@ class Trainer:
         parts, device = self.parts, self.process.device
         read = parts.loader.epoch * len(parts.loader.split) + parts.loader.samples_done
         self.rates.set(read - batch.step_samples)
+        self.statistics.keep()
         with torch.autocast(
             device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"
         ):
@@ -239,6 +241,7 @@ class Trainer:
                 f"{step}); lower trainer.lr or embedding.lr, set trainer.clip_norm, or skip such "
                 "steps with trainer.on_nonfinite=skip"
             )
+        self.statistics.put_back()
         self.skipped += 1
         log.write("skipped", step, {"what": what, "skipped": self.skipped})
 
@@ -273,6 +276,8 @@ class Trainer:
     def _save(self) -> None:
         if self.step == self.saved_step:
             return
+        # A checkpoint that is still being written uses the same group in its thread.
+        self.checkpointer.wait()
         window = self.window
         losses = gather_objects(float(window.loss), self.process, self.checkpointer.group)
         progress = {

@@ -30,11 +30,16 @@ class EmbeddingTables(nn.Module):
     Args:
         tables: shape of each table.
         init_std: of the truncated normal that the weights start from.
+
+    Attributes:
+        drop_nonfinite: leave a row as it is where its gradient is not finite. The update is part
+            of the backward pass, so that nobody after it could.
     """
 
     def __init__(self, tables: dict[str, TableShape], init_std: float) -> None:
         super().__init__()
         self.dims = {name: shape.dim for name, shape in tables.items()}
+        self.drop_nonfinite = False
 
         def initialise(weight: Tensor) -> Tensor:
             return nn.init.trunc_normal_(weight, std=init_std, a=-2 * init_std, b=2 * init_std)
@@ -85,5 +90,12 @@ class EmbeddingTables(nn.Module):
             rows = collection(jagged)
             for name in names:
                 if name in ids:
-                    found[name] = rows[name].values().index_select(0, inverse[name])
+                    values_VD = rows[name].values()
+                    if self.drop_nonfinite and values_VD.requires_grad:
+                        values_VD.register_hook(_finite_rows)
+                    found[name] = values_VD.index_select(0, inverse[name])
         return found
+
+
+def _finite_rows(grad_VD: Tensor) -> Tensor:
+    return torch.where(grad_VD.isfinite().all(dim=1, keepdim=True), grad_VD, 0.0)

@@ -1,0 +1,293 @@
+"""The loop's answers to what goes wrong: numbers that are none, SIGTERM, checkpoints that fail."""
+
+import json
+import math
+import os
+import signal
+
+import pytest
+import torch
+
+import ctr.trainer
+from ctr import checkpoint
+from ctr.checkpoint import CheckpointError, folder
+from ctr.config import TrainerConfig
+from ctr.distributed import process_group
+from ctr.evidence import read_batch
+from ctr.faults import SpikeWatch
+from ctr.run_folder import RunFolder
+from ctr.schedule import rate_factor
+from ctr.train import run
+from ctr.trainer import StoppedError, TrainingError
+
+
+@pytest.fixture
+def process():
+    with process_group("cpu") as process:
+        yield process
+
+
+@pytest.fixture
+def config(config, tmp_path):
+    """A few steps of 100 samples with a checkpoint every second one, in a run folder of its own."""
+    config.data.batch_size = 100
+    config.trainer.max_steps = 6
+    config.trainer.log_every = 4
+    config.trainer.checkpoint_every = 2
+    config.trainer.progress = False
+    config.model.hidden = [16]
+    config.run = str(tmp_path / "run")
+    return config
+
+
+@pytest.fixture
+def loss_at(monkeypatch):
+    """Changes the loss of one step: `loss_at(3, change)` calls `change(loss, logits)`."""
+
+    def install(step, change):
+        calls = []
+
+        def changed(logit_B, *rest):
+            calls.append(1)
+            loss = original(logit_B, *rest)
+            return change(loss, logit_B) if len(calls) == step else loss
+
+        monkeypatch.setattr(ctr.trainer, "click_loss", changed)
+
+    original = ctr.trainer.click_loss
+    return install
+
+
+def rows_of(config, kind):
+    lines = (RunFolder(config.run_path).metrics).read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["kind"] == kind]
+
+
+def tensors_of(config, step):
+    """Every tensor of a checkpoint, by name."""
+    path = RunFolder(config.run_path).checkpoints / f"step-{step:09d}"
+    reader = checkpoint.index.SafeReader(path)
+    entries = reader.read_metadata().state_dict_metadata
+    found = {n: torch.zeros(e.size, dtype=e.properties.dtype) for n, e in entries.items()}
+    checkpoint.load(checkpoint.read(path), found)
+    return found
+
+
+def assert_same_tensors(found, expected):
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+
+
+def elsewhere(config, tmp_path, **changes):
+    """The configuration again, in another run folder."""
+    config.run = str(tmp_path / "other")
+    for key, value in changes.items():
+        setattr(config.trainer, key, value)
+    return config
+
+
+def test_a_loss_that_is_no_number_stops_with_batch_and_state(config, process, loss_at):
+    loss_at(3, lambda loss, logits: loss * math.nan)
+    with pytest.raises(TrainingError, match=r"step 3: the loss is not finite.*replay_batch"):
+        run(config, process)
+    evidence = RunFolder(config.run_path).nonfinite
+    batch = read_batch(evidence / "step-000000003.rank-0000.pt")
+    assert len(batch) == 100
+    state = checkpoint.read(evidence / "step-000000003")
+    assert state.progress["what"] == "loss"
+    assert checkpoint.newest(RunFolder(config.run_path).checkpoints).progress["step"] == 2
+
+
+def test_a_skipped_loss_changes_nothing_and_is_counted(config, process, loss_at, tmp_path):
+    config.trainer.on_nonfinite = "skip"
+    config.trainer.max_steps = 2
+    run(config, process)
+    before = tensors_of(config, 2)
+    config = elsewhere(config, tmp_path, max_steps=3)
+    loss_at(3, lambda loss, logits: loss * math.inf)
+    assert run(config, process)["skipped_steps"] == 1
+    assert rows_of(config, "skipped") == [
+        {"kind": "skipped", "step": 3, "what": "loss", "skipped": 1}
+    ]
+    assert_same_tensors(tensors_of(config, 3), before)
+
+
+def test_a_skipped_gradient_leaves_every_weight_a_number(config, process, loss_at, tmp_path):
+    config.trainer.on_nonfinite = "skip"
+    config.trainer.max_steps = 2
+    run(config, process)
+    before = tensors_of(config, 2)
+    config = elsewhere(config, tmp_path, max_steps=3)
+    # The root of 0 has an infinite slope, and infinity times 0 is no number.
+    loss_at(3, lambda loss, logits: loss + (logits * 0).abs().sqrt().sum())
+    assert run(config, process)["skipped_steps"] == 1
+    after = tensors_of(config, 3)
+    for name, tensor in after.items():
+        assert tensor.isfinite().all(), name
+        if name.startswith("dense_optimizer."):
+            assert torch.equal(tensor, before[name]), name
+
+
+def test_a_gradient_that_is_no_number_stops(config, process, loss_at):
+    loss_at(2, lambda loss, logits: loss + (logits * 0).abs().sqrt().sum())
+    with pytest.raises(TrainingError, match="step 2: the gradient is not finite"):
+        run(config, process)
+
+
+def test_sigterm_saves_and_the_resumed_run_equals_an_uninterrupted_one(
+    config, process, loss_at, tmp_path
+):
+    def interrupt(loss, logits):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return loss
+
+    handler = signal.getsignal(signal.SIGTERM)
+    loss_at(3, interrupt)
+    with pytest.raises(StoppedError, match="after step 3"):
+        run(config, process)
+    assert signal.getsignal(signal.SIGTERM) is handler
+    newest = checkpoint.newest(RunFolder(config.run_path).checkpoints)
+    assert newest.progress["step"] == 3
+    config.resume = "auto"
+    run(config, process)
+    stopped, rows = tensors_of(config, 6), rows_of(config, "train")
+    config.resume = "false"
+    config = elsewhere(config, tmp_path)
+    run(config, process)
+    assert_same_tensors(stopped, tensors_of(config, 6))
+    for row in [*rows, *rows_of(config, "train")]:
+        del row["samples_per_s"]
+    assert rows == [
+        {k: v for k, v in row.items() if k != "samples_per_s"} for row in rows_of(config, "train")
+    ]
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Lets the writing of one step's checkpoint fail as on a full disk."""
+
+    def install(step):
+        def fail(aside, final, number, progress):
+            if number == step:
+                raise OSError(28, "No space left on device")
+            original(aside, final, number, progress)
+
+        monkeypatch.setattr(folder, "complete", fail)
+
+    original = folder.complete
+    return install
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_checkpoint_that_fails_may_be_gone_without(config, process, failing, beside):
+    config.trainer.on_save_failure = "continue"
+    config.trainer.async_checkpoints = beside
+    failing(4)
+    summary = run(config, process)
+    assert summary["failed_checkpoints"] == 1
+    names = sorted(p.name for p in RunFolder(config.run_path).checkpoints.iterdir())
+    assert names == ["step-000000002", "step-000000006"]
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_checkpoint_that_fails_stops(config, process, failing, beside):
+    config.trainer.async_checkpoints = beside
+    failing(4)
+    with pytest.raises(CheckpointError, match=r"step-000000004: cannot be written.*No space left"):
+        run(config, process)
+    names = [p.name for p in RunFolder(config.run_path).checkpoints.iterdir()]
+    assert names == ["step-000000002"]
+
+
+def test_the_best_checkpoint_is_kept_and_found(config, process, monkeypatch):
+    values = iter([0.6, 0.8, 0.7, 0.75])
+    monkeypatch.setattr(
+        "ctr.train.make_validation", lambda *rest: lambda: {"auc": next(values), "gauc": 0.5}
+    )
+    config.data.valid_split = "test"
+    config.trainer.keep_best = "auc"
+    config.trainer.max_steps = config.trainer.checkpoint_every = None
+    config.data.batch_size = 400
+    config.trainer.epochs = 4
+    config.trainer.keep_checkpoints = 1
+    steps = run(config, process)["steps"]
+    folder_of_all = RunFolder(config.run_path).checkpoints
+    assert checkpoint.newest(folder_of_all).progress["step"] == steps
+    assert checkpoint.best(folder_of_all).progress["step"] == steps // 4 * 2
+    assert len(list(folder_of_all.iterdir())) == 2
+
+
+def test_without_a_best_one_says_so(config, process):
+    run(config, process)
+    with pytest.raises(CheckpointError, match=r"no best checkpoint.*trainer\.keep_best"):
+        checkpoint.best(RunFolder(config.run_path).checkpoints)
+
+
+def test_a_warmup_begins_at_nothing_for_tables_and_dense_part(config, process, tmp_path):
+    config.trainer.max_steps = 1
+    config.trainer.warmup = 0.5
+    config.trainer.weight_decay = 0.0
+    run(config, process)
+    still = tensors_of(config, 1)
+    config = elsewhere(config, tmp_path, warmup=0.0, lr=1e-12)
+    config.embedding.lr = 1e-12
+    run(config, process)
+    for name, tensor in tensors_of(config, 1).items():
+        if name.startswith("model."):
+            torch.testing.assert_close(still[name], tensor, atol=1e-9, rtol=0)
+    config.trainer.lr = config.embedding.lr = 0.1
+    config.run = str(tmp_path / "third")
+    run(config, process)
+    moved = tensors_of(config, 1)
+    tables = [n for n in moved if n.startswith("model.") and "embeddings" in n]
+    assert tables
+    assert any(not torch.equal(moved[n], still[n]) for n in tables)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "done", "factor"),
+    [
+        ("constant", 0.0, 0.0, 1.0),
+        ("constant", 0.2, 0.1, 0.5),
+        ("linear", 0.0, 0.25, 0.75),
+        ("linear", 0.5, 0.75, 0.5),
+        ("cosine", 0.0, 0.5, 0.5),
+        ("cosine", 0.0, 1.0, 0.0),
+        ("cosine", 0.1, 0.1, 1.0),
+    ],
+)
+def test_rates_follow_the_schedule(schedule, warmup, done, factor):
+    config = TrainerConfig(schedule=schedule, warmup=warmup)
+    assert rate_factor(done, config) == pytest.approx(factor, abs=1e-12)
+
+
+def test_a_loss_that_jumps_is_a_spike_and_a_noisy_one_is_not():
+    watch = SpikeWatch(6.0)
+    losses = [0.5 + 0.01 * math.sin(7.0 * i) for i in range(60)]
+    assert not any(watch.add(loss) for loss in losses)
+    other = SpikeWatch(6.0)
+    other.restore(watch.state())
+    assert other.add(0.9)
+    assert not SpikeWatch(None).add(1e9)
+
+
+def test_a_run_refuses_operations_that_are_not_deterministic_and_needs_none(config, process):
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert run(config, process)["steps"] == 6
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_what_is_written_beside_training_is_the_state_of_its_step(tmp_path, process):
+    tensors = {"model.table": torch.arange(200_000.0), "model.bias": torch.ones(3)}
+    keeper = checkpoint.Checkpointer(tmp_path, TrainerConfig())
+    keeper.save(5, tensors, {})
+    for tensor in tensors.values():
+        tensor.fill_(-1.0)
+    keeper.wait()
+    found = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+    checkpoint.load(checkpoint.newest(tmp_path), found)
+    assert torch.equal(found["model.table"], torch.arange(200_000.0))
+    assert torch.equal(found["model.bias"], torch.ones(3))
