@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -19,11 +20,12 @@ from ctr.checkpoint import Checkpointer
 from ctr.config import TrainerConfig
 from ctr.data.batch import Batch
 from ctr.data.loader import Loader
-from ctr.distributed import Process, broadcast_first, from_first, gather_objects
+from ctr.distributed import Process, broadcast_first, from_first
 from ctr.errors import UserError
 from ctr.evidence import write_batch
 from ctr.faults import SpikeWatch, Statistics, StopRequest, Votes, gradient_norm
 from ctr.loss import click_loss
+from ctr.progress import Progress, Window
 from ctr.run_folder import RunFolder
 from ctr.run_log import RunLog, SampleLog
 from ctr.schedule import RateSchedule
@@ -64,16 +66,6 @@ class StoppedError(Exception):
     """The run was asked to stop, has saved its state and can be resumed."""
 
 
-@dataclass
-class _Window:
-    """What happened since the last metric row; `loss` is a sum, of this process alone."""
-
-    loss: Tensor
-    samples: int = 0
-    steps: int = 0
-    started: float = field(default_factory=time.perf_counter)
-
-
 class Trainer:
     """Trains until the configured number of epochs or steps is done. Made on all processes at once.
 
@@ -90,14 +82,12 @@ class Trainer:
     ) -> None:
         self.parts, self.process, self.config, self.folder = parts, process, config, folder
         self.checkpointer = Checkpointer(folder.checkpoints, config)
-        self.votes, self.stop, self.spikes = Votes(), StopRequest(), SpikeWatch(config.spike)
+        self.votes, self.stop = Votes(), StopRequest()
+        self.progress = Progress(SpikeWatch(config.spike), self._new_window())
+        self.saved_step = 0
         self.statistics = Statistics(parts.model, config.on_nonfinite == "skip")
         self.run_samples = config.epochs * len(parts.loader.split)
         self.rates = RateSchedule(parts.model, parts.optimizer, config, self.run_samples)
-        self.step = self.saved_step = self.samples = self.skipped = 0
-        self.seconds = 0.0
-        self.best: dict[str, float] | None = None
-        self.window = _Window(torch.zeros((), device=process.device))
 
     def resume(self) -> None:
         """Go on from the run's newest sound checkpoint, or from the start if there is none yet.
@@ -124,10 +114,10 @@ class Trainer:
             CheckpointError: a checkpoint cannot be written, and trainer.on_save_failure is stop.
             StoppedError: SIGTERM came; the state is saved.
         """
-        log = RunLog(self.folder, self.process.is_first, self.step)
+        log = RunLog(self.folder, self.process.is_first, self.progress.step)
         samples = None
         if self.config.log_samples:
-            samples = SampleLog(self.folder.samples, self.process.rank, self.step)
+            samples = SampleLog(self.folder.samples, self.process.rank, self.progress.step)
         try:
             with self.stop.listening():
                 self.parts.model.train()
@@ -136,7 +126,7 @@ class Trainer:
                 self._save()
                 self.checkpointer.wait()
             summary = self._summary()
-            log.write("summary", self.step, summary)
+            log.write("summary", self.progress.step, summary)
         finally:
             log.close()
             if samples is not None:
@@ -159,36 +149,38 @@ class Trainer:
         self._save()
 
     def _steps(self, log: RunLog, samples: SampleLog | None, bar: tqdm) -> None:
-        self.window.started = started = time.perf_counter()
+        self.progress.window.started = started = time.perf_counter()
         for batch in self.parts.loader:
             stop = self._train_step(batch.to(self.process.device, non_blocking=True), log)
             if samples is not None:
-                samples.write(self.step, batch.sample_B.tolist())
+                samples.write(self.progress.step, batch.sample_B.tolist())
             bar.update(batch.step_samples)
-            every = self.config.checkpoint_every
             # The checkpoint of an epoch's end comes after validation.
-            due = bool(every) and self.step % (every or 1) == 0 and len(self.parts.loader) > 0
-            if due or self.step % self.config.log_every == 0 or self._done():
+            due = self._every(self.config.checkpoint_every) and len(self.parts.loader) > 0
+            if due or self._every(self.config.log_every) or self._done():
                 self._log(log, bar)
             if due or stop:
-                self.seconds += time.perf_counter() - started
+                self.progress.seconds += time.perf_counter() - started
                 self._save()
-                started = self.window.started = time.perf_counter()
+                started = self.progress.window.started = time.perf_counter()
             if stop:
                 self.checkpointer.wait()
-                raise StoppedError(f"stopped by SIGTERM after step {self.step}")
+                raise StoppedError(f"stopped by SIGTERM after step {self.progress.step}")
             if self._done():
                 break
-        if self.window.steps:
+        if self.progress.window.steps:
             self._log(log, bar)
-        self.seconds += time.perf_counter() - started
+        self.progress.seconds += time.perf_counter() - started
+
+    def _every(self, steps: int | None) -> bool:
+        return steps is not None and self.progress.step % steps == 0
 
     def _done(self) -> bool:
-        return self.config.max_steps is not None and self.step >= self.config.max_steps
+        return self.config.max_steps is not None and self.progress.step >= self.config.max_steps
 
     def _train_step(self, batch: Batch, log: RunLog) -> bool:
         """Take a step; returns whether some process was asked to stop."""
-        parts, device = self.parts, self.process.device
+        parts, device, progress = self.parts, self.process.device, self.progress
         read = parts.loader.epoch * len(parts.loader.split) + parts.loader.samples_done
         self.rates.set(read - batch.step_samples)
         self.statistics.keep()
@@ -203,12 +195,13 @@ class Trainer:
         else:
             loss.backward()
             if self._update(batch, log):
-                self.window.loss += loss.detach() * (batch.step_samples / self.process.world_size)
-                self.window.samples += batch.step_samples
-                self.window.steps += 1
+                share = batch.step_samples / self.process.world_size
+                progress.window.loss += loss.detach() * share
+                progress.window.samples += batch.step_samples
+                progress.window.steps += 1
         parts.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        self.samples += batch.step_samples
+        progress.step += 1
+        progress.samples += batch.step_samples
         return stop
 
     def _update(self, batch: Batch, log: RunLog) -> bool:
@@ -227,8 +220,8 @@ class Trainer:
         return True
 
     def _nonfinite(self, what: str, batch: Batch, log: RunLog) -> None:
-        step = self.step + 1
-        if self.skipped < self._EVIDENCE:
+        step = self.progress.step + 1
+        if self.progress.skipped < self._EVIDENCE:
             name = f"step-{step:09d}.rank-{self.process.rank:04d}.pt"
             write_batch(self.folder.nonfinite / name, batch)
             progress = {"world_size": self.process.world_size, "what": what}
@@ -242,76 +235,64 @@ class Trainer:
                 "steps with trainer.on_nonfinite=skip"
             )
         self.statistics.put_back()
-        self.skipped += 1
-        log.write("skipped", step, {"what": what, "skipped": self.skipped})
+        self.progress.skipped += 1
+        log.write("skipped", step, {"what": what, "skipped": self.progress.skipped})
 
     def _log(self, log: RunLog, bar: tqdm) -> None:
-        window = self.window
+        progress, window = self.progress, self.progress.window
+        progress.window = self._new_window()
         if self.process.world_size > 1:
             dist.all_reduce(window.loss)
-        # Every step may have been skipped.
-        loss = float(window.loss) / window.samples if window.samples else float("nan")
         rate = window.samples / (time.perf_counter() - window.started)
+        row = {"epoch": self.parts.loader.epoch, "samples": progress.samples}
+        # None, where every step was skipped.
+        loss = float(window.loss) / window.samples if window.samples else None
+        log.write("train", progress.step, {**row, "loss": loss, "samples_per_s": rate})
+        if loss is None:
+            return
         bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-        if window.samples and self.spikes.add(loss):
-            _log.warning("step %d: the loss jumped to %.4f", self.step, loss)
-            log.write("spike", self.step, {"loss": loss})
-        row = {"samples": self.samples, "loss": loss, "samples_per_s": rate}
-        log.write("train", self.step, {"epoch": self.parts.loader.epoch, **row})
-        self.window = _Window(torch.zeros((), device=self.process.device))
+        if progress.spikes.add(loss):
+            _log.warning("step %d: the loss jumped to %.4f", progress.step, loss)
+            log.write("spike", progress.step, {"loss": loss})
 
     def _validate(self, log: RunLog) -> None:
         if self.parts.validate is None:
             return
         # Only the first process has the metrics, and all must agree on the best.
         found = broadcast_first(self.parts.validate(), self.process)
-        log.write("valid", self.step, found)
-        metric = self.config.keep_best
-        if metric is None:
+        log.write("valid", self.progress.step, found)
+        metric, best = self.config.keep_best, self.progress.best
+        # A metric may be undefined, and nothing is better than what is no number.
+        if metric is None or not math.isfinite(found[metric]):
             return
         sign = -1.0 if metric == "log_loss" else 1.0
-        if self.best is None or sign * found[metric] > sign * self.best["value"]:
-            self.best = {"step": self.step, "value": found[metric]}
+        if best is None or sign * found[metric] > sign * best["value"]:
+            self.progress.best = {"step": self.progress.step, "value": found[metric]}
 
     def _save(self) -> None:
-        if self.step == self.saved_step:
+        if self.progress.step == self.saved_step:
             return
         # A checkpoint that is still being written uses the same group in its thread.
         self.checkpointer.wait()
-        window = self.window
-        losses = gather_objects(float(window.loss), self.process, self.checkpointer.group)
-        progress = {
-            "loader": self.parts.loader.state_dict(),
-            "samples": self.samples,
-            "seconds": self.seconds,
-            "skipped": self.skipped,
-            "best": self.best,
-            "spikes": self.spikes.state(),
-            "window": {"losses": losses, "samples": window.samples, "steps": window.steps},
-            "world_size": self.process.world_size,
-        }
+        loader = self.parts.loader.state_dict()
+        stored = self.progress.stored(loader, self.process, self.checkpointer.group)
         tensors = {**self._tensors(), **random_tensors(self.process)}
-        self.checkpointer.save(self.step, tensors, progress)
-        self.saved_step = self.step
+        self.checkpointer.save(self.progress.step, tensors, stored)
+        self.saved_step = self.progress.step
 
     def _restore(self, found: checkpoint.Checkpoint) -> None:
-        progress = found.progress
+        stored = found.progress
         tensors, random = self._tensors(), random_tensors(self.process)
-        alike = progress["world_size"] == self.process.world_size
+        alike = stored["world_size"] == self.process.world_size
         checkpoint.load(found, {**tensors, **random} if alike else tensors)
         if alike:
             restore_random(random, self.process)
-        self.step = self.saved_step = progress["step"]
-        self.samples, self.seconds = progress["samples"], progress["seconds"]
-        self.skipped, self.best = progress["skipped"], progress["best"]
-        self.spikes.restore(progress["spikes"])
-        self.parts.loader.load_state_dict(progress["loader"])
-        window, rank = progress["window"], self.process.rank
-        # On another number of processes, the first one holds the sum of all.
-        losses = window["losses"] if alike else [sum(window["losses"])]
-        loss = losses[rank] if rank < len(losses) else 0.0
-        loss_there = torch.tensor(loss, device=self.process.device)
-        self.window = _Window(loss_there, window["samples"], window["steps"])
+        self.progress.restore(stored, self.process)
+        self.saved_step = self.progress.step
+        self.parts.loader.load_state_dict(stored["loader"])
+
+    def _new_window(self) -> Window:
+        return Window(torch.zeros((), device=self.process.device))
 
     def _tensors(self) -> dict[str, Tensor]:
         return {
@@ -322,12 +303,13 @@ class Trainer:
 
     def _summary(self) -> dict[str, float]:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
+        progress = self.progress
         return {
-            "steps": self.step,
-            "samples": self.samples,
-            "seconds": self.seconds,
-            "samples_per_s": self.samples / self.seconds if self.seconds else 0.0,
+            "steps": progress.step,
+            "samples": progress.samples,
+            "seconds": progress.seconds,
+            "samples_per_s": progress.samples / progress.seconds if progress.seconds else 0.0,
             "peak_memory_mib": peak,
-            "skipped_steps": self.skipped,
+            "skipped_steps": progress.skipped,
             "failed_checkpoints": self.checkpointer.failures,
         }
