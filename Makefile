@@ -16,7 +16,7 @@ BIN := .venv/bin
 SOURCES := $(wildcard ctr kernels datasets tools)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint types format demo clean
+.PHONY: help setup test lint types format demo bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+: .*##|^[a-z]+:  ##' Makefile | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -67,6 +67,9 @@ format: setup  ## fix imports and format the code
 
 demo: setup  ## run the demo: a synthetic world, from raw tables to a report
 	$(BIN)/python -m tools.demo $(ARGS)
+
+bench: setup  ## check the kernels, then time them on this machine
+	$(BIN)/python -m kernels.benchmarks $(ARGS)
 
 clean:  ## remove .venv and the tools' caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
