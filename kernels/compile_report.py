@@ -25,6 +25,7 @@ from kernels.cosine_topk import kernel as cosine
 from kernels.hamming_topk import kernel as hamming
 from kernels.launch import ScanConfig
 from kernels.scan import merge_kernel, scan_kernel
+from kernels.simtier import kernel as simtier
 
 # Shared memory that one program may have, by compute capability (CUDA programming guide).
 SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}
@@ -107,6 +108,21 @@ def variants() -> Iterator[Variant]:
     for segments in (2, 16):
         constants = {"K2": 64, "B": 16, "SEGMENTS": segments}
         yield Variant(f"merge k=50 segments={segments}", merge_kernel, types, constants, 4)
+    yield from _simtier()
+
+
+def _simtier() -> Iterator[Variant]:
+    floats = dict.fromkeys(simtier.count_kernel.arg_names, "*fp32")
+    floats |= {"mask_ptr": "*u8", "rows": "i32", "picks": "i32"}
+    block = {"R": simtier.ROWS, "K": simtier.PICKS}
+    for tenths, bins, padded in ((True, 22, 32), (False, 50, 64)):
+        constants = {"BINS": bins, "TENTHS": tenths, "HAS_SCALE": True, "N": padded, **block}
+        name = f"simtier counts bins={bins}"
+        yield Variant(name, simtier.count_kernel, floats, constants, 4)
+    sums = dict.fromkeys(simtier.partial_kernel.arg_names, "*fp32")
+    sums |= {"rows": "i32", "rows_per_program": "i32"}
+    constants = {"BINS": 22, "R": simtier.SUM_ROWS, "N": 32}
+    yield Variant("simtier gradient", simtier.partial_kernel, sums, constants, 4)
 
 
 def _scan(

@@ -5,12 +5,15 @@ Shape legend: U users, L behaviours of one user, T behaviours of all users, Q qu
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 NO_KEY = torch.iinfo(torch.int64).min
+INDEX_DTYPES = (torch.int32, torch.int64)
 _LOW_31_BITS = 0x7FFFFFFF
 
 
@@ -30,6 +33,26 @@ class QueryWindows:
     first_query_U: Tensor
 
 
+def reads_data(device: torch.device) -> bool:
+    """Whether arguments on a device are checked by their values and not by their shapes alone.
+
+    Always on the CPU. On a GPU such a check waits for all that was launched before, so it is made
+    only where the environment variable LIFELONG_KERNELS_CHECK is 1.
+    """
+    if device.type == "cpu":
+        return True
+    return device.type == "cuda" and os.environ.get("LIFELONG_KERNELS_CHECK") == "1"
+
+
+def scans_with_triton(device: torch.device, k: int) -> bool:
+    """Whether the Triton scan takes a search; elsewhere the torch walk does."""
+    if device.type != "cuda" or find_spec("triton") is None:
+        return False
+    from kernels.plan import MOST_PICKS
+
+    return k <= MOST_PICKS
+
+
 def check_queries(
     history_offsets: Tensor,
     history_size: int,
@@ -40,66 +63,132 @@ def check_queries(
 ) -> QueryWindows:
     """Check offsets, query order and windows, and fill in full windows where none are given.
 
+    Shapes, dtypes and devices are always checked, values where `reads_data` says so.
+
     Args:
-        history_offsets: int64 [U + 1], not falling, from 0 to `history_size`.
+        history_offsets: int32 or int64 [U + 1], not falling, from 0 to `history_size`.
         history_size: T, behaviours of all users.
-        query_user: int64 [Q], not falling, each in [0, U).
+        query_user: int32 or int64 [Q], not falling, each in [0, U).
         k: picks a query, at least 1.
-        query_begin: int64 [Q] or None for 0.
-        query_end: int64 [Q] or None for the user's whole history.
+        query_begin: int32 or int64 [Q] or None for 0.
+        query_end: int32 or int64 [Q] or None for the user's whole history.
 
     Raises:
         ValueError: names the argument, what was given and what is accepted.
     """
     if k < 1:
         raise ValueError(f"k: {k} given, must be at least 1")
-    if history_offsets.ndim != 1 or history_offsets.numel() < 1:
-        raise ValueError(f"history_offsets: shape {tuple(history_offsets.shape)}, must be [U + 1]")
-    lengths_U = history_offsets.diff()
-    if int(history_offsets[0]) != 0 or int(history_offsets[-1]) != history_size:
-        raise ValueError(
-            f"history_offsets: runs from {int(history_offsets[0])} to {int(history_offsets[-1])}, "
-            f"must run from 0 to the {history_size} rows of history_rows"
-        )
-    if (lengths_U < 0).any():
-        raise ValueError("history_offsets: falls somewhere, must never fall")
+    check_index("history_offsets", history_offsets)
+    if history_offsets.numel() < 1:
+        raise ValueError("history_offsets: shape (0,), must be [U + 1], at least one entry")
+    check_index("query_user", query_user)
+    check_device("query_user", query_user, history_offsets, "history_offsets")
+    offsets_U, user_Q = history_offsets.long(), query_user.long()
+    lengths_U = offsets_U.diff()
     users = lengths_U.numel()
-    user_Q = query_user.long()
-    if user_Q.numel():
-        if int(user_Q.min()) < 0 or int(user_Q.max()) >= users:
-            raise ValueError(f"query_user: must lie in [0, {users}), the users of history_offsets")
-        if (user_Q.diff() < 0).any():
-            raise ValueError("query_user: must be sorted, so that a user's history is read once")
+    for name, edge in (("query_begin", query_begin), ("query_end", query_end)):
+        if edge is not None:
+            check_per_query(name, edge, query_user)
+    by_value = reads_data(history_offsets.device)
+    if by_value:
+        _check_offsets(offsets_U, lengths_U, history_size)
+        _check_users(user_Q, users)
     length_Q = lengths_U.index_select(0, user_Q)
-    begin_Q = _window_edge("query_begin", query_begin, torch.zeros_like(length_Q))
-    end_Q = _window_edge("query_end", query_end, length_Q)
-    if ((begin_Q < 0) | (end_Q > length_Q)).any():
-        raise ValueError("query_begin, query_end: a window reaches outside its user's history")
-    counts_U = torch.bincount(user_Q, minlength=users)
-    first_query_U = torch.cat([counts_U.new_zeros(1), counts_U.cumsum(0)])
-    return QueryWindows(user_Q, begin_Q, end_Q, first_query_U)
+    begin_Q = torch.zeros_like(length_Q) if query_begin is None else query_begin.long()
+    end_Q = length_Q if query_end is None else query_end.long()
+    if by_value and not (query_begin is None and query_end is None):
+        _check_windows(begin_Q, end_Q, length_Q)
+    # Not bincount: it would wait for a GPU.
+    edges_U = torch.arange(users + 1, device=user_Q.device)
+    return QueryWindows(user_Q, begin_Q, end_Q, torch.searchsorted(user_Q, edges_U))
 
 
-def _window_edge(name: str, given: Tensor | None, default_Q: Tensor) -> Tensor:
-    if given is None:
-        return default_Q
-    if given.shape != default_Q.shape:
+def check_index(name: str, given: Tensor) -> None:
+    """Raise ValueError unless a tensor is a list of integers."""
+    if given.ndim != 1 or given.dtype not in INDEX_DTYPES:
+        raise ValueError(
+            f"{name}: {given.dtype} {tuple(given.shape)}, must be int32 or int64 in one dimension"
+        )
+
+
+def check_per_query(name: str, given: Tensor, query_user: Tensor) -> None:
+    """Raise ValueError unless a tensor has one integer a query, beside `query_user`."""
+    check_index(name, given)
+    if given.shape != query_user.shape:
         raise ValueError(
             f"{name}: shape {tuple(given.shape)}, must be one entry per query "
-            f"{tuple(default_Q.shape)}"
+            f"{tuple(query_user.shape)}"
         )
-    return given.long()
+    check_device(name, given, query_user, "query_user")
+
+
+def check_device(name: str, given: Tensor, other: Tensor, other_name: str) -> None:
+    """Raise ValueError unless two tensors are on one device."""
+    if given.device != other.device:
+        raise ValueError(f"{name}: on {given.device}, must be on {other.device} like {other_name}")
 
 
 def check_rows(name: str, rows: Tensor, table_rows: int) -> None:
-    """Raise ValueError unless every entry of an integer tensor lies in [0, table_rows)."""
-    if rows.dtype not in (torch.int32, torch.int64):
-        raise ValueError(f"{name}: dtype {rows.dtype}, must be int32 or int64")
-    if rows.numel() and (int(rows.min()) < 0 or int(rows.max()) >= table_rows):
+    """Raise ValueError unless a tensor is a list of integers, each in [0, table_rows).
+
+    The range is looked at where `reads_data` says so.
+    """
+    check_index(name, rows)
+    if not rows.numel() or not reads_data(rows.device):
+        return
+    low, high = (int(edge) for edge in torch.aminmax(rows))
+    if low < 0 or high >= table_rows:
         raise ValueError(
-            f"{name}: entries from {int(rows.min())} to {int(rows.max())}, "
+            f"{name}: entries from {low} to {high}, "
             f"must lie in [0, {table_rows}), the rows of the table"
         )
+
+
+def _check_offsets(offsets_U: Tensor, lengths_U: Tensor, history_size: int) -> None:
+    first, last = int(offsets_U[0]), int(offsets_U[-1])
+    if first != 0 or last != history_size:
+        raise ValueError(
+            f"history_offsets: runs from {first} to {last}, "
+            f"must run from 0 to the {history_size} behaviours of the history"
+        )
+    if bool((lengths_U < 0).any()):
+        raise ValueError("history_offsets: falls somewhere, must never fall")
+
+
+def _check_users(user_Q: Tensor, users: int) -> None:
+    if not user_Q.numel():
+        return
+    low, high = (int(edge) for edge in torch.aminmax(user_Q))
+    if low < 0 or high >= users:
+        raise ValueError(
+            f"query_user: entries from {low} to {high}, must lie in [0, {users}), "
+            "the users of history_offsets"
+        )
+    if bool((user_Q.diff() < 0).any()):
+        raise ValueError("query_user: falls somewhere, must be sorted: a history is read once")
+
+
+def _check_windows(begin_Q: Tensor, end_Q: Tensor, length_Q: Tensor) -> None:
+    outside_Q = (begin_Q < 0) | (end_Q > length_Q)
+    if bool(outside_Q.any()):
+        query = int(outside_Q.nonzero()[0])
+        raise ValueError(
+            f"query_begin, query_end: window [{int(begin_Q[query])}, {int(end_Q[query])}) of query "
+            f"{query}, must lie in the {int(length_Q[query])} behaviours of its user"
+        )
+
+
+def ordered_bits(scores: Tensor) -> Tensor:
+    """int32 numbers in the order of float32 scores; equal scores give equal numbers. No NaN."""
+    # +0.0 turns -0.0 into 0.0. Flipping the low 31 bits of a negative float's pattern makes the
+    # order of integers that of floats.
+    bits = (scores + 0.0).view(torch.int32)
+    return bits ^ ((bits >> 31) & _LOW_31_BITS)
+
+
+def scores_of_bits(ordered: Tensor) -> Tensor:
+    """The scores that `ordered_bits` was given."""
+    return (ordered ^ ((ordered >> 31) & _LOW_31_BITS)).view(torch.float32)
 
 
 def pack_keys(scores: Tensor, positions: Tensor) -> Tensor:
@@ -109,26 +198,19 @@ def pack_keys(scores: Tensor, positions: Tensor) -> Tensor:
         scores: float32, any shape, no NaN.
         positions: int64 in [0, 2^31), broadcastable to `scores`.
     """
-    # +0.0 turns -0.0 into 0.0, so that equal scores give equal bits. Flipping the low 31 bits of
-    # a negative float's pattern makes integer order equal float order.
-    bits = (scores + 0.0).view(torch.int32)
-    ordered = bits ^ ((bits >> 31) & _LOW_31_BITS)
-    return (ordered.long() << 32) | positions
+    return (ordered_bits(scores).long() << 32) | positions
 
 
 def unpack_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
     """Positions (int32, -1 for NO_KEY) and scores (float32, 0 for NO_KEY) of packed keys."""
     empty = keys == NO_KEY
     positions = (keys & _LOW_31_BITS).int().masked_fill_(empty, -1)
-    ordered = (keys >> 32).int()
-    bits = ordered ^ ((ordered >> 31) & _LOW_31_BITS)
-    return positions, bits.view(torch.float32).masked_fill(empty, 0.0)
+    return positions, scores_of_bits((keys >> 32).int()).masked_fill(empty, 0.0)
 
 
 def best_keys(keys_QL: Tensor, k: int) -> Tensor:
-    """The k largest keys of each row, falling, padded with NO_KEY: int64 [Q, k]."""
-    width = min(k, keys_QL.shape[1])
-    best = keys_QL.topk(width, dim=1, sorted=True).values
-    if width == k:
-        return best
-    return torch.cat([best, best.new_full((best.shape[0], k - width), NO_KEY)], dim=1)
+    """The k largest keys of each row, in no order, padded with NO_KEY: int64 [Q, k]."""
+    width = keys_QL.shape[1]
+    if width > k:
+        return keys_QL.topk(k, dim=1, sorted=False).values
+    return torch.nn.functional.pad(keys_QL, (0, k - width), value=NO_KEY)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ctr.model.windows import RecentWindows
-from kernels import gathered_dot, gathered_sum
+from kernels import gathered_dot, gathered_sum, simtier
 
 
 def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
@@ -50,20 +50,8 @@ class SimTier(nn.Module):
         Returns:
             float32 [..., bins].
         """
-        if self.scale is not None:
-            tier = torch.ceil(similarity * 10.0) + 10.0
-        else:
-            tier = torch.floor((similarity + 1.0) * (self.bins / 2.0))
-        # Masked entries go to a tier of their own, which is then dropped.
-        tier = tier.clamp_(0, self.bins - 1).long().masked_fill_(~mask, self.bins)
-        lead = similarity.shape[:-1]
-        rows = math.prod(lead)
-        flat = tier.view(rows, similarity.shape[-1]) + torch.arange(rows, device=tier.device)[
-            :, None
-        ] * (self.bins + 1)
-        counts = torch.bincount(flat.view(-1), minlength=rows * (self.bins + 1))
-        counts = counts.view(*lead, self.bins + 1)[..., : self.bins].float()
-        return counts if self.scale is None else torch.log1p(counts) * self.scale
+        tiers = "equal" if self.scale is None else "tenths"
+        return simtier(similarity, mask, self.bins, tiers=tiers, scale=self.scale)
 
 
 class TargetAttention(nn.Module):

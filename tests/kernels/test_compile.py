@@ -34,10 +34,12 @@ def test_compiles_without_spills_within_the_chip_and_gathers_wide(report):
         "category_topk",
         "hamming_topk",
         "merge",
+        "simtier",
     }
     for row in report:
         assert row["stack_bytes"] == 0, row
         assert 0 < row["registers"] <= 255, row
         assert row["shared_bytes"] <= SHARED_BYTES[row["arch"]], row
-        assert row["byte_loads"] == 0, row
-        assert row["gathers_wide"], row
+        if row["gathered_bytes"]:
+            assert row["gathers_wide"], row
+            assert row["byte_loads"] == 0, row

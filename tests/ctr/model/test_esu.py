@@ -134,6 +134,33 @@ def test_simtier_paper_form(bins):
     assert actual.sum() == mask.sum()
 
 
+@pytest.mark.parametrize("form", ["code", "paper"])
+@pytest.mark.parametrize("lead", [(6,), (3, 4)])
+def test_simtier_equals_plain_torch_bit_for_bit(form, lead):
+    """Under autocast too: tiers and their gradient must not depend on the precision."""
+    torch.manual_seed(4)
+    tier = SimTier(form, 22)
+    similarity, mask = torch.rand(*lead, 50) * 2 - 1, torch.rand(*lead, 50) < 0.8
+    if form == "code":
+        number = torch.ceil(similarity * 10.0) + 10.0
+    else:
+        number = torch.floor((similarity + 1.0) * 11.0)
+    one_hot = torch.nn.functional.one_hot(number.clamp(0, 21).long(), 22)
+    expected = (one_hot * mask[..., None]).sum(dim=-2).float()
+    if tier.scale is not None:
+        expected = torch.log1p(expected) * tier.scale
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            actual = tier(similarity, mask)
+        assert actual.dtype == torch.float32
+        assert torch.equal(actual, expected)
+        if tier.scale is not None:
+            grad = torch.randn_like(expected)
+            (actual_grad,) = torch.autograd.grad(actual, tier.scale, grad)
+            (expected_grad,) = torch.autograd.grad(expected, tier.scale, grad, retain_graph=True)
+            assert torch.equal(actual_grad, expected_grad)
+
+
 def test_masked_softmax_keeps_nothing_of_nothing():
     weight = masked_softmax(torch.randn(2, 3), torch.tensor([[True, False, True], [False] * 3]))
     assert weight[0, 1] == 0
