@@ -16,14 +16,14 @@ BIN := .venv/bin
 SOURCES := $(wildcard ctr kernels datasets tools)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint types format demo bench clean
+.PHONY: help setup test lint types format demo bench fuzz chaos clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+: .*##|^[a-z]+:  ##' Makefile | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
 	@echo
 	@echo 'PYTHON=python3.12  interpreter of a new .venv (3.11 or 3.12)'
 	@echo 'DEVICE=cpu|cuda    what to install; cuda where nvidia-smi finds a GPU'
-	@echo 'ARGS="-k gsu -x"   passed to pytest or to the demo'
+	@echo 'ARGS="-k gsu -x"   passed to pytest, the demo or chaos'
 
 setup: $(STAMP)  ## make .venv from the lock file; at once if it is up to date
 
@@ -70,6 +70,13 @@ demo: setup  ## run the demo: a synthetic world, from raw tables to a report
 
 bench: setup  ## check the kernels, then time them on this machine
 	$(BIN)/python -m kernels.benchmarks $(ARGS)
+
+# Each case is a test: FUZZ_CASES=200 make test ARGS="tests/fuzz/test_store.py -k '[137]'" replays one.
+fuzz: setup  ## damage files of every kind in 200 ways each (FUZZ_CASES=n: in n): for every night
+	FUZZ_CASES=$${FUZZ_CASES:-200} $(BIN)/pytest tests/fuzz $(ARGS)
+
+chaos: setup  ## kill runs at random moments and resume them: up to 20 minutes
+	$(BIN)/python -m tools.chaos $(ARGS)
 
 clean:  ## remove .venv and the tools' caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -241,6 +242,8 @@ class RunConfig:
 
     def validate(self) -> None:
         """Raise ConfigError on a value, or a pair of values, that cannot run."""
+        for key, value in _leaves(self, ""):
+            _require_usable(key, value)
         for part in (self.data, self.model, self.embedding, self.trainer):
             part.validate()
         _require(self.seed >= 0, "seed", self.seed, "set at least 0")
@@ -279,7 +282,8 @@ def parse_as(kind: type[T], raw: Any) -> T:
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{getattr(error, 'full_key', None) or 'config'}: {reason}") from None
-    assert isinstance(config, kind)
+    if not isinstance(config, kind):
+        raise ConfigError("config: expected keys and values")
     return config
 
 
@@ -305,11 +309,26 @@ def _unknown_key(key: str, kind: type) -> str:
 
 
 def _keys(config: Any, prefix: str) -> list[str]:
-    keys = []
+    return [key for key, _ in _leaves(config, prefix)]
+
+
+def _leaves(config: Any, prefix: str) -> list[tuple[str, Any]]:
+    leaves = []
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
         if dataclasses.is_dataclass(value):
-            keys += _keys(value, f"{prefix}{item.name}.")
+            leaves += _leaves(value, f"{prefix}{item.name}.")
         else:
-            keys.append(prefix + item.name)
-    return keys
+            leaves.append((prefix + item.name, value))
+    return leaves
+
+
+def _require_usable(key: str, value: object) -> None:
+    """Raise ConfigError on what passes a comparison such as `lr > 0` and fails a run later."""
+    for entry in value if isinstance(value, list) else [value]:
+        if isinstance(entry, float):
+            _require(math.isfinite(entry), key, value, "set a finite number")
+        elif isinstance(entry, list | dict):
+            _require(False, key, value, "set a list of single values")
+        elif isinstance(entry, int):
+            _require(-(2**63) <= entry < 2**63, key, value, "set a number of 64 bits")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -10,7 +11,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from ctr.config import ConfigError, RunConfig, parse_config
@@ -19,6 +22,8 @@ from ctr.schema import StoreSchema
 # What may differ between a run and its resumption: batch_size, since another number of processes
 # needs another one to make the same steps.
 _FREE = {"data.store", "data.batch_size", "data.workers", "data.prefetch"}
+_DEEPEST = 10
+_SEAL = "# sha256 of the lines below: "
 _PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "numpy", "polars", "pyarrow")
 
 
@@ -94,14 +99,15 @@ class RunFolder:
         self.write_config(config)
 
     def write_config(self, config: RunConfig) -> None:
-        """Write the configuration, aside and renamed.
+        """Write the configuration with its checksum, aside and renamed.
 
         Raises:
             ConfigError: the folder cannot be written.
         """
         aside = self.config.with_suffix(".tmp")
         try:
-            OmegaConf.save(OmegaConf.structured(config), aside)
+            text = OmegaConf.to_yaml(OmegaConf.structured(config))
+            aside.write_text(f"{_SEAL}{_digest(text)}\n{text}", encoding="utf-8")
             aside.replace(self.config)
         except OSError as error:
             raise ConfigError(f"run={self.path}: cannot be written ({error})") from None
@@ -110,22 +116,28 @@ class RunFolder:
         """The configuration of the run.
 
         Raises:
-            ConfigError: no run here, or a configuration of another release.
+            ConfigError: no run here, a configuration of another release, or one that has changed
+                since it was written.
         """
         if not self.config.is_file():
             raise ConfigError(f"run={self.path}: no config.yaml; is this the folder of a run?")
         try:
-            raw = OmegaConf.load(self.config)
-        except (OSError, ValueError, YAMLError) as error:
+            config = parse_config(OmegaConf.create(_checked(self.config)))
+        except ConfigError as error:
+            raise ConfigError(f"{self.config}: {error}") from None
+        # OmegaConf asserts that there are keys.
+        except (
+            *(OSError, ValueError, YAMLError, OmegaConfBaseException),
+            *(RecursionError, AssertionError),
+        ) as error:
             raise ConfigError(f"{self.config}: cannot be read ({error})") from None
-        config = parse_config(raw)
         return dataclasses.replace(config, run=str(self.path))
 
     def check_store(self, schema: StoreSchema) -> None:
         """Raise ConfigError unless the store is the one that the run was trained on."""
         try:
             trained_on = json.loads(self.environment.read_text())["store_digest"]
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise ConfigError(
                 f"{self.environment}: cannot be read ({error}); the run is damaged"
             ) from None
@@ -135,6 +147,33 @@ class RunFolder:
                 f"(manifest digest {trained_on}, here {schema.digest}); rows of its tables "
                 "would mean other ids; set data.store to the original one"
             )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _checked(file: Path) -> str:
+    """The text of a configuration file, its checksum compared where it has one.
+
+    Runs of the first releases have none.
+    """
+    text = file.read_text(encoding="utf-8")
+    first, _, rest = text.partition("\n")
+    if first.startswith(_SEAL) and first != f"{_SEAL}{_digest(rest)}":
+        raise ConfigError(
+            "changed since the run wrote it; to change a key, give it on the command line that "
+            "resumes the run"
+        )
+    # A few lines of references to references stand for more values than memory holds, and reading
+    # many brackets takes time with their number squared.
+    depth = 0
+    for event in yaml.parse(text):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST or isinstance(event, yaml.AliasEvent):
+            raise ConfigError("has a reference (*name) or too many levels: no run wrote it")
+    return text
 
 
 def check_resumable(old: RunConfig, new: RunConfig) -> None:

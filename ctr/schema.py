@@ -87,7 +87,8 @@ def read_schema(store: Path) -> StoreSchema:
     """Read and check `manifest.json` of a prepared store.
 
     Raises:
-        StoreError: no manifest, not JSON, another schema version, or a missing key.
+        StoreError: no manifest, not JSON, another schema version, changed since it was written, or
+            a key that is missing or of another kind.
     """
     path = store / "manifest.json"
     try:
@@ -102,7 +103,7 @@ def read_schema(store: Path) -> StoreSchema:
         return _parse(manifest, path, hashlib.blake2b(raw, digest_size=16).hexdigest())
     except StoreError:
         raise
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StoreError(f"{path}: not valid JSON ({error}); prepare the store again") from None
     except KeyError as error:
         raise StoreError(f"{path}: no key {error}; prepare the store again") from None
@@ -118,12 +119,15 @@ def _parse(manifest: dict, path: Path, digest: str) -> StoreSchema:
             f"{path}: schema version {manifest['schema_version']}, this release reads "
             f"{SCHEMA_VERSION}; prepare the store again"
         )
+    # Stores of the first releases have none.
+    if "checksum" in manifest and manifest["checksum"] != _seal(manifest):
+        raise StoreError(f"{path}: its checksum differs; prepare the store again")
     vectors = manifest["vectors"]
     features = {
-        kind: tuple(FeatureSpec(f["name"], f["table"]) for f in manifest["features"][kind])
+        kind: tuple(FeatureSpec(_name(f["name"]), f["table"]) for f in manifest["features"][kind])
         for kind in ("user", "item", "event")
     }
-    table_rows = {name: int(table["rows"]) for name, table in manifest["tables"].items()}
+    table_rows = {name: _number(table["rows"]) for name, table in manifest["tables"].items()}
     if "item" not in table_rows:
         raise StoreError(f"{path}: no table item")
     for kind, specs in features.items():
@@ -136,14 +140,20 @@ def _parse(manifest: dict, path: Path, digest: str) -> StoreSchema:
         user=features["user"],
         item=features["item"],
         event=features["event"],
-        max_history=int(manifest["histories"]["max_length"]),
+        max_history=_number(manifest["histories"]["max_length"]),
         vectors=None if vectors is None else _parse_vectors(vectors, path),
         splits={
-            name: SplitSpec(int(split["samples"]), int(split["positives"]), int(split["users"]))
+            _name(name): SplitSpec(*(_number(split[k]) for k in ("samples", "positives", "users")))
             for name, split in manifest["splits"].items()
         },
         digest=digest,
     )
+
+
+def _seal(manifest: dict) -> str:
+    """Checksum of all other entries, as `datasets.manifest.seal` writes it."""
+    rest = {key: value for key, value in manifest.items() if key != "checksum"}
+    return hashlib.blake2b(json.dumps(rest, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _parse_vectors(vectors: dict, path: Path) -> VectorSpec:
@@ -151,4 +161,18 @@ def _parse_vectors(vectors: dict, path: Path) -> VectorSpec:
         raise StoreError(
             f"{path}: vectors of dtype {vectors['dtype']}, expected {', '.join(VECTOR_DTYPES)}"
         )
-    return VectorSpec(int(vectors["width"]), vectors["dtype"], int(vectors["items_with_vector"]))
+    width, items = _number(vectors["width"]), _number(vectors["items_with_vector"])
+    return VectorSpec(width, vectors["dtype"], items)
+
+
+def _number(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+        raise ValueError(f"{repr(value)[:60]} is no number of rows, samples or users")
+    return value
+
+
+def _name(value: object) -> str:
+    """A name that becomes part of a path and must not lead out of the store."""
+    if not isinstance(value, str) or value in ("", ".", "..") or set(value) & {"/", "\\", "\0"}:
+        raise ValueError(f"{repr(value)[:60]} is no name of a feature or split")
+    return value

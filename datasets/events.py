@@ -235,6 +235,9 @@ def prepare(
     check_destination(out, overwrite)
     names = [config.events.file, config.users.file, config.items.file]
     names += [config.vectors.file] if config.vectors else []
+    for name in names:
+        if name is not None and not (source / name).is_file():
+            raise data_error("no such file", "Check the path of the source", file=source / name)
     log = read_log(config, source)
     users = read_entities(config.users, source, unique=True)
     items = read_entities(config.items, source, unique=False)
@@ -299,7 +302,13 @@ def _write_histories(
         if fixed is None:
             vocabulary = build_vocabulary(count_values(values.filter(log.split == TRAIN)))
         else:
-            raw = pl.Series(fixed, dtype=values.dtype)
+            try:
+                raw = pl.Series(fixed, dtype=values.dtype, strict=True)
+            except (TypeError, OverflowError, pl.exceptions.PolarsError):
+                problem = f"values that a column of {values.dtype} cannot hold"
+                advice = "Write the values as the column has them"
+                key, file = f"events.side.{name}.values", config.events.file
+                raise data_error(problem, advice, file=file, key=key) from None
             counts = count_values(values.filter(log.split == TRAIN))
             found = (
                 raw.alias("raw")

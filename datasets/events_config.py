@@ -11,6 +11,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from datasets.errors import DataError, data_error
+from datasets.manifest import is_plain
 
 T = TypeVar("T")
 
@@ -150,7 +151,11 @@ def read_config(file: Path) -> EventLog:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise data_error("no such file", "Check --config", file=file) from None
-    except yaml.YAMLError as error:
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+        raise data_error(problem, "Check --config", file=file) from None
+    # A value error is text that is not UTF-8, or a date or number that there is not.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         problem = f"not readable as YAML ({error})"
         raise data_error(problem, "Correct the file", file=file) from None
     config = _build(EventLog, tree, file, "")
@@ -206,9 +211,26 @@ def _value(hint: Any, value: object, file: Path, where: str) -> Any:
         fits = type(value) is hint or (hint is float and type(value) is int)
         expected = hint.__name__
     if not fits:
-        problem = f"{value!r} is {type(value).__name__}, expected {expected}"
+        # A list is not quoted: a few lines of YAML can refer to more entries than memory holds.
+        shown = type(value).__name__
+        if isinstance(value, str | int | float):
+            shown = f"{repr(value)[:60]} is {shown}"
+        problem = f"{shown}, expected {expected}"
         raise _fail(file, where, problem, "Correct the file")
     return value
+
+
+def _check_numbers(config: EventLog, file: Path) -> None:
+    numbers: dict[str, int | None] = {}
+    for name, entities in (("users", config.users), ("items", config.items)):
+        numbers[f"{name}.min_frequency"] = entities.min_frequency
+        for feature_name, feature in entities.features.items():
+            where = f"{name}.features.{feature_name}"
+            numbers[f"{where}.min_frequency"] = feature.min_frequency
+            numbers[f"{where}.prefix"] = feature.prefix
+    for where, number in numbers.items():
+        if number is not None and not 1 <= number < 2**31:
+            raise _fail(file, where, f"{number}", "Set a number of 1 or more")
 
 
 def _check(config: EventLog, file: Path) -> None:
@@ -230,10 +252,17 @@ def _check(config: EventLog, file: Path) -> None:
     }
     for where, names in named.items():
         for name in names:
+            if not is_plain(name):
+                problem = "the name cannot be a part of a file name"
+                raise _fail(file, f"{where}.{name!r}", problem, "Choose another name")
             if name in taken:
                 problem = "the name is taken, and each has a table of its own"
                 raise _fail(file, f"{where}.{name}", problem, "Choose another name")
             taken.add(name)
+    _check_numbers(config, file)
+    for name, side in config.events.side.items():
+        if side.values is not None and len({(type(v), v) for v in side.values}) < len(side.values):
+            raise _fail(file, f"events.side.{name}.values", "a value comes twice", advice)
     test, valid = config.split.test_fraction, config.split.valid_fraction
     if not (0 < test < 1 and 0 <= valid < 1 and test + valid < 1):
         problem = f"test_fraction {test} and valid_fraction {valid} leave no training events"

@@ -7,14 +7,28 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets.errors import data_error
+from datasets.errors import DataError, data_error
 
 FORMAT = "lifelong-ctr-store"
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+_AGAIN = "Prepare the data set again with this version"
+
+# What the keys hold: `str` as a key stands for any name, `int` for a number of 0 or more.
+_FEATURES = [{"name": str, "table": str}]
+_SHAPE = {
+    "name": str,
+    "tables": {str: {"rows": int}},
+    "features": {"user": _FEATURES, "item": _FEATURES, "event": _FEATURES},
+    "histories": {"records": int, "events": int, "max_length": int},
+    "vectors": {"width": int, "dtype": str, "items_with_vector": int},
+    "splits": {str: {"samples": int, "positives": int, "users": int}},
+    "files": {str: {"bytes": int, "blake2b": str}},
+}
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +42,13 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
+def seal(manifest: Mapping[str, Any]) -> str:
+    """Checksum of a manifest, its own entry `checksum` left out: 32 hex digits."""
+    rest = {key: value for key, value in manifest.items() if key != "checksum"}
+    text = json.dumps(rest, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """Read a store's manifest and check that this code knows its schema.
 
@@ -35,23 +56,75 @@ def read_manifest(path: Path) -> dict[str, Any]:
         path: the store's folder.
 
     Raises:
-        DataError: no manifest, not a store, or written under another schema version.
+        DataError: no manifest, not a store, written under another schema version, changed since
+            it was written, or an entry that is missing or of another kind.
     """
     file = path / MANIFEST
-    again = "Prepare the data set again with this version"
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise data_error("no such file", "Give the folder of a prepared store", file=file) from None
-    except ValueError as error:
-        raise data_error(f"not readable as JSON ({error})", again, file=file) from None
+    except OSError as error:
+        raise data_error(f"cannot be read ({error.strerror})", _AGAIN, file=file) from None
+    except (ValueError, RecursionError) as error:
+        raise data_error(f"not readable as JSON ({error})", _AGAIN, file=file) from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise data_error(f"not a {FORMAT}", "Give the folder of a prepared store", file=file)
     version = manifest.get("schema_version")
     if version != SCHEMA_VERSION:
         problem = f"the store has schema version {version}, this code reads {SCHEMA_VERSION}"
-        raise data_error(problem, again, file=file)
+        raise data_error(problem, _AGAIN, file=file)
+    # Stores of the first releases have none.
+    if "checksum" in manifest and manifest["checksum"] != seal(manifest):
+        raise data_error("its checksum differs: the content has changed", _AGAIN, file=file)
+    shape = {**_SHAPE, "vectors": None} if manifest.get("vectors", 0) is None else _SHAPE
+    _check_shape(manifest, shape, file, "")
+    _check_names(manifest, file)
     return manifest
+
+
+def _wrong_kind(file: Path, where: str, value: object) -> DataError:
+    problem = f"cannot be {repr(value)[:60]}"
+    return data_error(problem, _AGAIN, file=file, key=where or "(top)")
+
+
+def _check_shape(value: Any, shape: Any, file: Path, where: str) -> None:
+    """Compare a value with what `_SHAPE` says; keys that it does not name are not looked at."""
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            raise _wrong_kind(file, where, value)
+        named = dict.fromkeys(value, shape[str]) if str in shape else shape
+        for key, inner in named.items():
+            if key not in value:
+                raise data_error("entry is missing", _AGAIN, file=file, key=f"{where}{key}")
+            _check_shape(value[key], inner, file, f"{where}{key}.")
+    elif isinstance(shape, list):
+        if not isinstance(value, list):
+            raise _wrong_kind(file, where, value)
+        for place, entry in enumerate(value):
+            _check_shape(entry, shape[0], file, f"{where}{place}.")
+    elif shape is not None and (
+        type(value) is not shape or (shape is int and not 0 <= value < 2**63)
+    ):
+        raise _wrong_kind(file, where.rstrip("."), value)
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name can be a part of a file name and lead nowhere else."""
+    return name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
+
+
+def _check_names(manifest: dict[str, Any], file: Path) -> None:
+    features = [f for kind in ("user", "item", "event") for f in manifest["features"][kind]]
+    for name in [*manifest["tables"], *manifest["splits"], *(f["name"] for f in features)]:
+        if not is_plain(name):
+            raise data_error("name is not part of a file name", _AGAIN, file=file, key=repr(name))
+    for feature in features:
+        if feature["table"] not in manifest["tables"]:
+            problem = f"feature of a table '{feature['table']}' that is not there"
+            raise data_error(problem, _AGAIN, file=file, key=feature["name"])
+    if "item" not in manifest["tables"]:
+        raise data_error("entry is missing", _AGAIN, file=file, key="tables.item")
 
 
 def _is_alive(pid: int) -> bool:

@@ -85,6 +85,20 @@ class Batch:
             row = int(np.flatnonzero(pc.is_null(array).to_numpy(zero_copy_only=False))[0])
             raise self.fail("null value", advice, column, row)
 
+    def _fits_int64(
+        self, array: pa.Array, column: str, ends: NDArray[np.int64] | None = None
+    ) -> None:
+        """Refuse what a signed integer cannot hold; `ends` are those of the rows of a list."""
+        if not pa.types.is_uint64(array.type):
+            return
+        values = pc.fill_null(array, 0).to_numpy(zero_copy_only=False)
+        bad = np.flatnonzero(values > np.iinfo(np.int64).max)
+        if len(bad):
+            place = int(bad[0])
+            row = place if ends is None else int(np.searchsorted(ends, place, side="right"))
+            advice = "Write numbers below 2**63"
+            raise self.fail(f"value {values[place]}", advice, column, row)
+
     def lengths(self, column: str) -> NDArray[np.int64]:
         """Length of each row of a list column, -1 for null, int64 [n]."""
         lengths = pc.fill_null(pc.list_value_length(self.data.column(column)), -1)
@@ -106,6 +120,7 @@ class Batch:
             self._no_nulls(array, column, "Give every row a value or remove the row")
         else:
             array = pc.fill_null(array, pa.scalar(null, array.type))
+        self._fits_int64(array, column)
         result: NDArray[np.int64] = array.cast(pa.int64()).to_numpy(zero_copy_only=False)
         return result
 
@@ -123,6 +138,7 @@ class Batch:
         if not null_allowed:
             self._no_nulls(array, column, "Give every row a value or remove the row")
         is_integer = pa.types.is_integer(array.type)
+        self._fits_int64(array, column)
         series = pl.Series(column, array.cast(pa.int64() if is_integer else pa.large_string()))
         return series
 
@@ -136,6 +152,7 @@ class Batch:
         advice = "Give every event a place or time of 0 or more"
         self._no_nulls(array, column, advice)
         is_integer = pa.types.is_integer(array.type)
+        self._fits_int64(array, column)
         cast = array.cast(pa.int64() if is_integer else pa.float64())
         values: NDArray[Any] = cast.to_numpy(zero_copy_only=False)
         bad = np.flatnonzero(~np.isfinite(values) | (values < 0))
@@ -166,6 +183,7 @@ class Batch:
             place = int(np.flatnonzero(pc.is_null(values).to_numpy(zero_copy_only=False))[0])
             row = int(np.searchsorted(np.cumsum(lengths), place, side="right"))
             raise self.fail("null inside the list", _FETCH_AGAIN, column, row)
+        self._fits_int64(values, column, np.cumsum(lengths))
         return values.to_numpy(zero_copy_only=False), lengths
 
 
@@ -214,7 +232,8 @@ def _open(file: Path) -> pq.ParquetFile:
     if not file.is_file():
         raise data_error("no such file", "Check the path of the source", file=file)
     try:
-        return pq.ParquetFile(file)
+        # Of pages that were written with a checksum; others are read as they are.
+        return pq.ParquetFile(file, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise _damaged(file, error) from None
 
@@ -242,6 +261,9 @@ def _check_schema(file: Path, schema: pa.Schema, columns: Mapping[str, str]) -> 
         if column not in schema.names:
             problem = f"no such column; the file has {', '.join(schema.names)}"
             raise data_error(problem, "Check that this is the right file", file=file, column=column)
+        if schema.names.count(column) > 1:
+            problem, advice = "column comes twice", "Write each column once"
+            raise data_error(problem, advice, file=file, column=column)
         kind = schema.field(column).type
         if not _fits(kind, wanted):
             problem = f"type {kind}, expected {wanted}"

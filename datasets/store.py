@@ -26,6 +26,7 @@ from datasets.manifest import (
     file_digest,
     read_manifest,
     remove_stale,
+    seal,
     sync,
     temporary_folder,
 )
@@ -222,6 +223,7 @@ class StoreWriter:
             }
             for path in files
         }
+        self._manifest["checksum"] = seal(self._manifest)
         text = json.dumps(self._manifest, indent=2, ensure_ascii=False)
         (self.folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
         for path in self.folder.rglob("*"):

@@ -97,6 +97,8 @@ def read(path: Path) -> Checkpoint:
         if seal != _seal(stored):
             raise ValueError("its checksum differs")
         files = {name: (int(size), str(sha)) for name, (size, sha) in stored.pop("files").items()}
+        if any(Path(name).name != name for name in files):
+            raise ValueError("it names a file outside")
         if stored["step"] != int(path.name.removeprefix("step-")):
             raise ValueError(f"it is of step {stored['step']}")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -143,6 +145,7 @@ def complete(aside: Path, final: Path, step: int, progress: dict[str, Any]) -> N
     # A run that starts over may meet a folder of this name: never be without either.
     replaced = final.with_name(f"{final.name}.old")
     if final.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
         os.replace(final, replaced)
     os.replace(aside, final)
     _sync_folder(final.parent)
@@ -159,8 +162,10 @@ def prune(folder: Path, keep: int, keep_step: int | None) -> None:
             # Without its seal it is no checkpoint, wherever the removal is cut short.
             (old / PROGRESS).unlink()
             shutil.rmtree(old)
-    for left in folder.glob("step-*.tmp"):
-        shutil.rmtree(left, ignore_errors=True)
+    complete = _complete(folder)
+    for left in folder.glob("step-?????????*"):
+        if left not in complete:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def digest(path: Path) -> str:

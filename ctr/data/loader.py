@@ -16,6 +16,7 @@ import torch
 
 from ctr.data.batch import Batch
 from ctr.data.store import Split, Store
+from ctr.schema import StoreError
 
 
 class EpochOrder:
@@ -61,7 +62,11 @@ class BatchBuilder:
         self.store, self.split, self.history_length = store, split, history_length
 
     def build(self, rows: np.ndarray, step_samples: int) -> Batch:
-        """The batch of the given split rows, samples of a user adjacent and in split order."""
+        """The batch of the given split rows, samples of a user adjacent and in split order.
+
+        Raises:
+            StoreError: an event whose row is not in its table.
+        """
         user = self.split.user[rows]
         end_B = self.split.history_end[rows]
         begin_B = np.maximum(end_B - self.history_length, 0)
@@ -80,10 +85,14 @@ class BatchBuilder:
                 name: torch.from_numpy(column[record_U].astype(np.int64))
                 for name, column in self.store.user_features.items()
             },
-            history_item_T=_gather(self.store.history_item, stretches, places),
+            history_item_T=self._events(
+                "history_item", self.store.history_item, "item", stretches, places
+            ),
             history_events_T={
-                name: _gather(column, stretches, places)
-                for name, column in self.store.events.items()
+                f.name: self._events(
+                    f"event_{f.name}", self.store.events[f.name], f.table, stretches, places
+                )
+                for f in self.store.schema.event
             },
             history_offsets_U=torch.from_numpy(offsets_U),
             user_B=torch.from_numpy(user_B),
@@ -95,14 +104,33 @@ class BatchBuilder:
             step_samples=step_samples,
         )
 
+    def _events(
+        self,
+        name: str,
+        column: np.ndarray,
+        table: str,
+        stretches: list[tuple[int, int]],
+        places: list[int],
+    ) -> torch.Tensor:
+        store = self.store
+        gathered_T = _gather(column, stretches, places)
+        rows = store.schema.table_rows[table]
+        # Checked here, since a store has too many events to look at them all when it is opened. A
+        # negative row is a large one without its sign.
+        if gathered_T.view(np.uint32).max(initial=0) >= rows:
+            bad = gathered_T[(gathered_T < 0) | (gathered_T >= rows)][0]
+            raise StoreError(
+                f"{store.path}/users/{name}.npy: an event of row {bad}, its table has {rows}; "
+                "prepare the store again"
+            )
+        return torch.from_numpy(gathered_T)
 
-def _gather(
-    column: np.ndarray, stretches: list[tuple[int, int]], places: list[int]
-) -> torch.Tensor:
+
+def _gather(column: np.ndarray, stretches: list[tuple[int, int]], places: list[int]) -> np.ndarray:
     out = np.empty(places[-1], dtype=column.dtype)
     for place, (begin, end) in zip(places, stretches, strict=False):
         out[place : place + end - begin] = column[begin:end]
-    return torch.from_numpy(out)
+    return out
 
 
 @dataclass(frozen=True)

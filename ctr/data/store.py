@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from ctr.schema import StoreError, StoreSchema, read_schema
 
 Array = np.ndarray
+_CHUNK_ROWS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,17 @@ class Split:
 
 
 class Store:
-    """A prepared store, opened for reading; nothing is loaded before it is used.
+    """A prepared store, opened for reading; what is large is not loaded before it is used.
+
+    Every number that reading takes for a place in another array is checked here or in `split`.
+    Numbers that have changed within their range are found by `python -m datasets.store verify`.
 
     Args:
         path: folder of the store.
 
     Raises:
-        StoreError: a file that is missing, cut short, or of another dtype or length.
+        StoreError: a file that is missing, cut short, of another dtype or length, or with rows
+            outside its table.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -42,13 +48,14 @@ class Store:
         self.history_offsets = self._array("users/history_offsets", "int64", None)
         if len(self.history_offsets) < 2:
             raise StoreError(f"{self.path}: users/history_offsets.npy has no user record")
+        self._check_offsets()
         records, events = len(self.history_offsets) - 1, int(self.history_offsets[-1])
         self.history_item = self._array("users/history_item", "int32", events)
         self.events = {
             f.name: self._array(f"users/event_{f.name}", "int32", events) for f in self.schema.event
         }
         self.user_features = {
-            f.name: self._array(f"users/feature_{f.name}", "int32", records)
+            f.name: self._rows(f"users/feature_{f.name}", records, f.table)
             for f in self.schema.user
         }
 
@@ -57,7 +64,7 @@ class Store:
         """Row of each item feature, by item row: int32 [N]."""
         rows = self.schema.table_rows["item"]
         return {
-            f.name: self._array(f"items/feature_{f.name}", "int32", rows) for f in self.schema.item
+            f.name: self._rows(f"items/feature_{f.name}", rows, f.table) for f in self.schema.item
         }
 
     @cached_property
@@ -80,7 +87,8 @@ class Store:
         """The samples of a split.
 
         Raises:
-            StoreError: unknown split (lists the known ones) or a split without samples.
+            StoreError: unknown split (lists the known ones), a split without samples, or samples
+                that are out of order or of a user, item or event that is not there.
         """
         if name not in self.schema.splits:
             known = ", ".join(self.schema.splits) or "none"
@@ -93,7 +101,42 @@ class Store:
             column: self._array(f"splits/{name}/{column}", dtype, samples)
             for column, dtype in dtypes.items()
         }
-        return Split(**arrays)
+        split = Split(**arrays)
+        self._check_samples(self.path / "splits" / name, split)
+        return split
+
+    def _check_offsets(self) -> None:
+        file, offsets = self.path / "users/history_offsets.npy", self.history_offsets
+        # Compared, not subtracted: the difference of two damaged numbers may overflow.
+        falls = np.flatnonzero(offsets[1:] < offsets[:-1])
+        if offsets[0] != 0 or len(falls):
+            row = int(falls[0]) + 1 if len(falls) else 0
+            raise _damaged(file, row, f"{offsets[row]}, expected offsets that rise from 0")
+
+    def _check_samples(self, folder: Path, split: Split) -> None:
+        lengths = np.diff(self.history_offsets)
+        _check_rows(folder / "user.npy", split.user, len(lengths))
+        _check_rows(folder / "item.npy", split.item, self.schema.table_rows["item"])
+        _check_rows(folder / "label.npy", split.label, 2)
+        last_user, last_end = -1, 0
+        for part in _chunks(len(split)):
+            user, end = split.user[part], split.history_end[part]
+            bad = np.flatnonzero((end < 0) | (end > lengths[user]))
+            if len(bad):
+                row = part.start + int(bad[0])
+                problem = f"{split.history_end[row]} events of {lengths[split.user[row]]}"
+                raise _damaged(folder / "history_end.npy", row, problem)
+            step = np.diff(user, prepend=np.int32(last_user))
+            bad = np.flatnonzero((step < 0) | ((step == 0) & (np.diff(end, prepend=last_end) < 0)))
+            if len(bad):
+                problem = "samples are not sorted by user record and history_end"
+                raise _damaged(folder / "user.npy", part.start + int(bad[0]), problem)
+            last_user, last_end = user[-1], end[-1]
+
+    def _rows(self, name: str, length: int, table: str) -> Array:
+        array = self._array(name, "int32", length)
+        _check_rows(self.path / f"{name}.npy", array, self.schema.table_rows[table])
+        return array
 
     def _array(self, name: str, dtype: str, *shape: int | None) -> Array:
         path = self.path / f"{name}.npy"
@@ -120,6 +163,24 @@ class Store:
                 "prepare the store again"
             )
         return array
+
+
+def _damaged(file: Path, row: int, problem: str) -> StoreError:
+    return StoreError(f"{file}, row {row}: {problem}; prepare the store again")
+
+
+def _chunks(rows: int) -> Iterator[slice]:
+    for begin in range(0, rows, _CHUNK_ROWS):
+        yield slice(begin, min(begin + _CHUNK_ROWS, rows))
+
+
+def _check_rows(file: Path, array: Array, rows: int) -> None:
+    """Raise StoreError unless every entry is a row of a table of that many rows."""
+    for part in _chunks(len(array)):
+        values = array[part]
+        if values.min() < 0 or values.max() >= rows:
+            row = part.start + int(np.flatnonzero((values < 0) | (values >= rows))[0])
+            raise _damaged(file, row, f"{array[row]}, expected 0 to {rows - 1}")
 
 
 def _load_empty(path: Path) -> Array | None:

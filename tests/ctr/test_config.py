@@ -121,6 +121,27 @@ def test_a_value_of_the_wrong_type_names_its_key(raw, key):
         parse_config(OmegaConf.create(raw))
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("trainer.lr", float("inf")),
+        ("trainer.spike", float("nan")),
+        ("trainer.clip_norm", float("inf")),
+        ("embedding.init_std", float("inf")),
+        ("data.history_length", 2**63),
+        ("model.hidden", [64, 10**30]),
+        ("model.hidden", [[64], [32]]),
+        ("seed", 2**64),
+    ],
+)
+def test_a_value_that_no_run_can_use_names_its_key(key, value):
+    raw = OmegaConf.create()
+    OmegaConf.update(raw, key, value)
+    expected = rf"^{key}=.*: set a ((finite )?number|list of single values)"
+    with pytest.raises(ConfigError, match=expected):
+        parse_config(raw)
+
+
 IMPOSSIBLE = [
     ("data.batch_size", 0),
     ("data.history_length", 0),

@@ -68,23 +68,62 @@ def test_no_run_there(tmp_path):
         ("[1, 2]", "config: "),
         ("data: {batchsize: 5}", r"did you mean data\.batch_size"),
         ("data: {batch_size: 0}", "data.batch_size=0: set at least 1"),
+        ("[" * 100_000, r"config\.yaml: has a reference .* or too many levels"),
+        ("!!binary aGVsbG8=", r"config\.yaml: "),
+        ("data: &a {store: *a}", r"config\.yaml: has a reference"),
+        ("seed: ${oc.decode:", r"config\.yaml: "),
     ],
 )
 def test_a_damaged_configuration(made, text, message):
     made.config.write_text(text)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as caught:
         made.read_config()
+    assert str(made.config) in str(caught.value)
+
+
+@pytest.mark.timeout(60)
+def test_a_configuration_of_references_to_references(made):
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
+    for one, two in zip("abcdefghijk", "bcdefghijkl", strict=True):
+        lines.append(f"{two}: &{two} [{', '.join([f'*{one}'] * 9)}]")
+    made.config.write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match="has a reference"):
+        made.read_config()
+
+
+def test_a_configuration_changed_since_it_was_written(made, config):
+    whole = made.config.read_text()
+    for changed in (
+        whole.replace("seed: 42", "seed: 43"),
+        whole[: whole.index("embedding:")],
+        whole + "\n",
+    ):
+        made.config.write_text(changed)
+        with pytest.raises(ConfigError, match=r"config\.yaml: changed since .*command line"):
+            made.read_config()
+    config.seed = 43
+    made.write_config(config)
+    assert made.read_config().seed == 43
+
+
+def test_a_configuration_of_the_first_releases_has_no_checksum(made, config):
+    whole = made.config.read_text()
+    made.config.write_text(whole.partition("\n")[2])
+    found = made.read_config()
+    found.run = config.run
+    assert found == config
 
 
 def test_the_store_must_be_the_one_trained_on(made, tiny_store, tmp_path, schema):
     made.check_store(schema)
     manifest = json.loads((tiny_store / "manifest.json").read_text())
+    del manifest["checksum"]
     (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"created_by": "another"}))
     with pytest.raises(ConfigError, match=r"trained on another store .*set data\.store"):
         made.check_store(read_schema(tmp_path))
 
 
-@pytest.mark.parametrize("text", [None, "", "{", "[]", "{}", "3"])
+@pytest.mark.parametrize("text", [None, "", "{", "[]", "{}", "3", "[" * 100_000])
 def test_a_damaged_environment(made, schema, text):
     made.environment.unlink()
     if text is not None:

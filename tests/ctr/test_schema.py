@@ -9,7 +9,10 @@ from ctr.schema import StoreError, read_schema
 
 @pytest.fixture
 def manifest(tiny_store):
-    return json.loads((tiny_store / "manifest.json").read_text())
+    """As one of the first releases wrote it: without a checksum, so that it may be changed."""
+    manifest = json.loads((tiny_store / "manifest.json").read_text())
+    del manifest["checksum"]
+    return manifest
 
 
 def read(folder, manifest):
@@ -33,11 +36,21 @@ def test_everything_in_the_manifest_is_read(tmp_path, manifest):
 
 def test_the_digest_follows_the_manifest(tmp_path, tiny_store, manifest):
     raw = (tiny_store / "manifest.json").read_text()
-    same = read(tmp_path, raw).digest
-    assert same == read_schema(tiny_store).digest
+    assert read(tmp_path, raw).digest == read_schema(tiny_store).digest
+    same = read(tmp_path, manifest).digest
     name = next(iter(manifest["files"]))
     manifest["files"][name]["blake2b"] = "0" * 32
     assert read(tmp_path, manifest).digest != same
+
+
+def test_a_manifest_changed_since_it_was_written(tmp_path, tiny_store):
+    raw = (tiny_store / "manifest.json").read_text()
+    changed = raw.replace('"table": "profile_1"', '"table": "profile_3"')
+    assert changed != raw
+    with pytest.raises(StoreError, match=r"manifest\.json: its checksum differs; prepare"):
+        read(tmp_path, changed)
+    with pytest.raises(StoreError, match="its checksum differs"):
+        read(tmp_path, json.loads(raw) | {"checksum": None})
 
 
 def test_a_store_without_vectors(tmp_path, manifest):
@@ -66,6 +79,11 @@ def test_no_manifest_says_how_to_make_a_store(tmp_path):
 def test_not_json(tmp_path, text):
     with pytest.raises(StoreError, match=r"manifest\.json: not valid JSON"):
         read(tmp_path, text)
+
+
+def test_too_deep_to_read(tmp_path):
+    with pytest.raises(StoreError, match=r"manifest\.json: not valid JSON"):
+        read(tmp_path, "[" * 100_000)
 
 
 def test_not_text(tmp_path):
@@ -134,6 +152,13 @@ def test_a_missing_key_is_named(tmp_path, manifest, path):
         ("vectors", []),
         ("splits", {"train": {"samples": "all", "positives": 0, "users": 0}}),
         ("splits", {"train": 3}),
+        ("splits", {"train": {"samples": True, "positives": 0, "users": 0}}),
+        ("splits", {"../../x": {"samples": 1, "positives": 0, "users": 1}}),
+        ("tables", {"item": {"rows": float("inf")}}),
+        ("tables", {"item": {"rows": -1}}),
+        ("tables", {"item": {"rows": 2**63}}),
+        ("features", {"user": [], "item": [{"name": "a/b", "table": "item"}], "event": []}),
+        ("features", {"user": [], "item": [], "event": [{"name": "..", "table": "item"}]}),
         ("splits", None),
     ],
 )

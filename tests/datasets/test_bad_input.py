@@ -171,6 +171,67 @@ def test_float_vectors(
     fails(tree, capsys, file.name, RAW["vector"], "row 1", problem)
 
 
+@pytest.mark.parametrize(
+    ("table", "word", "place"),
+    [
+        ("train_samples", "user_id", 3),
+        ("test_user_features", "profile_2", 1),
+        ("train_user_features", "history_item", (2, 1)),
+    ],
+)
+def test_numbers_beyond_signed_integers(
+    table: str,
+    word: str,
+    place: Any,
+    tmp_path: Path,
+    taobao_columns: Any,
+    write_tree: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tree = write_tree(tmp_path / "raw", taobao_columns)
+    file = tree / f"{table}.parquet"
+    values = taobao_columns[table][word]
+    if isinstance(place, tuple):
+        values[place[0]][place[1]] = 2**63
+        array, row = pa.array(values, pa.list_(pa.uint64())), place[0]
+    else:
+        values[place] = 2**63
+        array, row = pa.array([abs(value) for value in values], pa.uint64()), place
+    raw = pq.read_table(file)
+    pq.write_table(raw.set_column(raw.column_names.index(RAW[word]), RAW[word], array), file)
+    fails(tree, capsys, file.name, RAW[word], f"row {row}", str(2**63))
+
+
+def test_a_column_that_comes_twice(
+    tmp_path: Path,
+    taobao_columns: Any,
+    write_tree: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tree = write_tree(tmp_path / "raw", taobao_columns)
+    file = tree / "item_features.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.append_column(RAW["brand"], table.column(RAW["shop"])), file)
+    fails(tree, capsys, file.name, RAW["brand"], "comes twice")
+
+
+def test_a_flipped_bit_in_a_page_with_a_checksum(
+    tmp_path: Path,
+    taobao_columns: Any,
+    write_tree: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tree = write_tree(tmp_path / "raw", taobao_columns)
+    file = tree / "item_features.parquet"
+    table = pq.read_table(file)
+    options = {"compression": "none", "use_dictionary": False, "column_encoding": "PLAIN"}
+    pq.write_table(table, file, write_page_checksum=True, **options)
+    content = bytearray(file.read_bytes())
+    content[content.index((201).to_bytes(8, "little"))] ^= 2
+    file.write_bytes(content)
+    fails(tree, capsys, file.name, "truncated or damaged")
+
+
 def test_row_of_a_later_batch(
     tmp_path: Path,
     taobao_columns: Any,

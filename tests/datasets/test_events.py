@@ -191,6 +191,12 @@ def test_bad_value(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         ("users.features", {"user_id": {"column": "who"}}, "name is taken"),
         ("events.side", {"age": {"column": "device"}}, "events.side.age: the name is taken"),
         ("events.side", ["liked"], "expected a mapping"),
+        ("events.side", {"../x": {"column": "device"}}, "cannot be a part of a file name"),
+        ("events.side.liked.values", [0, 1, 0], r"side\.liked\.values: a value comes twice"),
+        ("items.features", {"a/b": {"column": "year"}}, "cannot be a part of a file name"),
+        ("items.features.year.prefix", 0, r"year\.prefix: 0\. Set a number of 1 or more"),
+        ("items.features.year.min_frequency", 10**30, r"min_frequency: 1000.*Set a number"),
+        ("users.min_frequency", -1, r"users\.min_frequency: -1\. Set"),
     ],
 )
 def test_bad_configuration(tmp_path: Path, path: str, value: Any, message: str) -> None:
@@ -198,6 +204,56 @@ def test_bad_configuration(tmp_path: Path, path: str, value: Any, message: str) 
     with pytest.raises(DataError, match=message) as caught:
         read_config(file)
     assert str(file) in str(caught.value)
+
+
+BOMB = "a: &a [x, x]\n" + "".join(
+    f"{two}: &{two} [*{one}, *{one}, *{one}, *{one}, *{one}, *{one}, *{one}, *{one}, *{one}]\n"
+    for one, two in zip("abcdefghijk", "bcdefghijkl", strict=True)
+)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"name: \xff", "not readable as YAML"),
+        (b"[" * 5000, "not readable as YAML"),
+        (b"name: 2026-99-99", "not readable as YAML"),
+        (b"name: " + b"1" * 10_000, "not readable as YAML"),
+        (b"name: &a [*a]", "key events: entry is missing|key name: list, expected str"),
+        (f"name:\n{BOMB}".replace("\n", "\n  ").encode(), "key name: dict, expected str"),
+        (None, "cannot be read"),
+    ],
+    ids=["bytes", "deep", "date", "number", "loop", "bomb", "folder"],
+)
+def test_a_description_that_attacks_its_reader(
+    tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    file = tmp_path / "log.yaml"
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        read_config(file)
+    assert str(file) in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("values", [["0", "1"], [0, 2**64]])
+def test_side_values_of_another_type_than_the_column(tmp_path: Path, values: list[Any]) -> None:
+    tree = changed(CONFIG, "events.side.liked.values", values)
+    config = read_config(write(tmp_path / "in", frames(), tree))
+    with pytest.raises(DataError, match=r"log\.parquet, key events\.side\.liked\.values"):
+        events.prepare(config, tmp_path / "in", tmp_path / "store")
+
+
+@pytest.mark.parametrize("name", ["log", "users", "items", "vectors"])
+def test_a_file_that_is_not_there(tmp_path: Path, name: str) -> None:
+    config = read_config(write(tmp_path / "in", frames(), CONFIG))
+    (tmp_path / "in" / f"{name}.parquet").unlink()
+    with pytest.raises(DataError, match=rf"{name}\.parquet: no such file"):
+        events.prepare(config, tmp_path / "in", tmp_path / "store")
 
 
 def test_missing_entry(tmp_path: Path) -> None:

@@ -106,11 +106,12 @@ def test_norms_of_int8_do_not_overflow() -> None:
 
 def reseal(path: Path, name: str) -> None:
     """Make the manifest agree with a changed file, so that only the content can give it away."""
-    from datasets.manifest import file_digest
+    from datasets.manifest import file_digest, seal
 
     manifest = json.loads((path / "manifest.json").read_text())
     file = path / name
     manifest["files"][name] = {"bytes": file.stat().st_size, "blake2b": file_digest(file)}
+    manifest["checksum"] = seal(manifest)
     (path / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -150,6 +151,79 @@ def test_verify_finds_missing_and_foreign_files(tmp_path: Path) -> None:
     (tmp_path / "s" / "more.npy").unlink()
     (tmp_path / "s" / "vocab" / "item.parquet").unlink()
     with pytest.raises(DataError, match=r"item\.parquet.*no such file"):
+        verify(tmp_path / "s")
+
+
+def change_manifest(path: Path, place: str, value: Any) -> None:
+    """Set one entry of a manifest whose checksum is left out; `place` is a dotted path."""
+    file = path / "manifest.json"
+    manifest = json.loads(file.read_text())
+    del manifest["checksum"]
+    holder: Any = manifest
+    *above, last = place.split(".")
+    for key in above:
+        holder = holder[int(key) if key.isdigit() else key]
+    holder[last] = value
+    file.write_text(json.dumps(manifest))
+
+
+def test_a_manifest_changed_since_it_was_written(tmp_path: Path) -> None:
+    write_store(tmp_path / "s", [[1]])
+    file = tmp_path / "s" / "manifest.json"
+    file.write_text(file.read_text().replace('"table": "liked"', '"table": "category"'))
+    with pytest.raises(DataError, match=r"manifest\.json: its checksum differs"):
+        verify(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("tables", [], "key tables"),
+        ("tables.item.rows", float("inf"), "key tables.item.rows"),
+        ("tables.item.rows", True, "key tables.item.rows"),
+        ("tables.item.rows", -1, "key tables.item.rows"),
+        ("tables", {"../../x": {"rows": 1}}, "key '../../x'"),
+        ("splits.a/b", {"samples": 1, "positives": 1, "users": 1}, "key 'a/b'"),
+        ("features.item", [5], "key features.item.0"),
+        ("features.item.0.table", "none", "key category"),
+        ("vectors", [], "key vectors"),
+        ("vectors.dtype", "object", "vectors of dtype"),
+        ("files", {"a": 1}, "key files.a"),
+        ("files./etc/passwd", {"bytes": 1, "blake2b": ""}, "/etc/passwd: no such file"),
+    ],
+)
+def test_a_manifest_entry_of_another_kind(
+    tmp_path: Path, place: str, value: Any, message: str
+) -> None:
+    write_store(tmp_path / "s", [[1]])
+    change_manifest(tmp_path / "s", place, value)
+    with pytest.raises(DataError) as caught:
+        verify(tmp_path / "s")
+    assert message in str(caught.value)
+    assert str(tmp_path / "s") in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "\ufeff{}", "[]", "1" * 10_000])
+def test_a_manifest_that_is_no_object(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(DataError, match=r"manifest\.json: not "):
+        verify(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01\x00\x02\x00{'", None])
+def test_verify_names_a_forged_file_that_is_no_array(tmp_path: Path, content: bytes | None) -> None:
+    write_store(tmp_path / "s", [[1, 2]])
+    file = tmp_path / "s" / "users" / "history_item.npy"
+    if content is not None:
+        file.write_bytes(content)
+        reseal(tmp_path / "s", "users/history_item.npy")
+    else:
+        file.unlink()
+        file.mkdir()
+        files = json.loads((tmp_path / "s" / "manifest.json").read_text())["files"]
+        del files["users/history_item.npy"]
+        change_manifest(tmp_path / "s", "files", files)
+    with pytest.raises(DataError, match=r"history_item\.npy: not readable as \.npy"):
         verify(tmp_path / "s")
 
 

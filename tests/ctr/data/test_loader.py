@@ -1,5 +1,7 @@
 """The loader reads every row once, whoever shares the work, and never shows the future."""
 
+import json
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -9,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctr.data.loader import EpochOrder, Loader, Shard
+from ctr.data.store import Store
+from ctr.schema import StoreError
 
 
 @settings(max_examples=100, deadline=None)
@@ -97,6 +101,27 @@ def test_resumes_at_any_sample_with_another_world_size(store):
         rest += read(other)
     assert begun == expected[:300]
     assert sorted(begun + rest) == sorted(expected)
+
+
+@pytest.mark.parametrize("row", [-1, -(2**31), 2**31 - 1, None])
+@pytest.mark.parametrize("name", ["history_item", "event_liked"])
+def test_an_event_outside_its_table_is_named(tiny_store, tmp_path, row, name):
+    path = shutil.copytree(tiny_store, tmp_path / "store")
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["checksum"]
+    manifest["features"]["event"] = [{"name": "liked", "table": "brand"}]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    np.save(path / "users/event_liked.npy", np.load(path / "users/history_item.npy") % 2)
+    rows = manifest["tables"]["item" if name == "history_item" else "brand"]["rows"]
+    file = path / f"users/{name}.npy"
+    events = np.load(file)
+    events[:] = rows - 1
+    np.save(file, events)
+    assert len(list(Loader(Store(path), "train", batch_size=500, history_length=99)))
+    events[:] = rows if row is None else row
+    np.save(file, events)
+    with pytest.raises(StoreError, match=rf"users/{name}\.npy: an event of row .*table has {rows}"):
+        list(Loader(Store(path), "train", batch_size=500, history_length=99))
 
 
 def test_epochs_differ_and_seeds_repeat(store):

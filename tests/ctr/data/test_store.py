@@ -32,6 +32,8 @@ def read_all(path):
 def edit_manifest(path, change):
     file = path / "manifest.json"
     manifest = json.loads(file.read_text())
+    # Without its checksum it may be changed.
+    del manifest["checksum"]
     change(manifest)
     file.write_text(json.dumps(manifest))
 
@@ -91,6 +93,51 @@ def test_an_event_column(damaged):
     events = np.load(damaged / "users/history_item.npy")
     np.save(damaged / "users/event_liked.npy", events % 2)
     assert (Store(damaged).events["liked"] == events % 2).all()
+
+
+def set_at(place, value):
+    def change(array):
+        array[place] = value
+        return array
+
+    return change
+
+
+# What reading would take for a place in another array: file, change, row that the message names.
+PLACES = {
+    "offsets fall": ("users/history_offsets", set_at(3, -(2**62)), "row 3"),
+    "offsets overflow": ("users/history_offsets", set_at(3, 2**63 - 1), "row 4"),
+    "offsets begin late": ("users/history_offsets", set_at(slice(0, 2), 1), "row 0"),
+    "profile": ("users/feature_profile_1", set_at(5, -1), "row 5"),
+    "category": ("items/feature_category", set_at(7, 10**6), "row 7"),
+    "no such user": ("splits/train/user", set_at(-1, 2**31 - 1), "row "),
+    "negative user": ("splits/train/user", set_at(0, -1), "row 0"),
+    "users out of order": ("splits/train/user", set_at(-1, 0), "row "),
+    "item": ("splits/train/item", set_at(9, -5), "row 9"),
+    "no such event": ("splits/train/history_end", set_at(4, 2**40), "row 4"),
+    "negative end": ("splits/train/history_end", set_at(4, -1), "row 4"),
+    "label": ("splits/train/label", set_at(2, 2), "row 2"),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_place_that_is_not_there(damaged, name):
+    file, change, row = PLACES[name]
+    np.save(damaged / f"{file}.npy", change(np.load(damaged / f"{file}.npy")))
+    with pytest.raises(StoreError, match=rf"\.npy, {row}.*prepare the store again"):
+        read_all(damaged)
+
+
+def test_samples_of_a_user_must_be_in_order_across_chunks(damaged, monkeypatch):
+    path = damaged / "splits/train/history_end.npy"
+    user, end = np.load(damaged / "splits/train/user.npy"), np.load(path)
+    row = int(np.flatnonzero((np.diff(user) == 0) & (end[1:] > 0))[0]) + 1
+    end[row] -= 1
+    np.save(path, end)
+    for chunk in (1, row, row + 1, 1 << 20):
+        monkeypatch.setattr("ctr.data.store._CHUNK_ROWS", chunk)
+        with pytest.raises(StoreError, match=rf"user\.npy, row {row}: samples are not sorted"):
+            Store(damaged).split("train")
 
 
 def test_a_folder_that_is_no_store(tmp_path):
