@@ -1,3 +1,5 @@
+# Files of tests are shared out to so many processes; some tests start several of their own.
+WORKERS ?= 2
 # PYTHON is read when .venv is made. DEVICE stays what .venv was made for until it is given again.
 PYTHON ?= python3
 INSTALLED := $(wildcard .venv/.installed-*)
@@ -23,6 +25,7 @@ help:  ## list the targets
 	@echo
 	@echo 'PYTHON=python3.12  interpreter of a new .venv (3.11 or 3.12)'
 	@echo 'DEVICE=cpu|cuda    what to install; cuda where nvidia-smi finds a GPU'
+	@echo 'WORKERS=4          processes that tests are shared out to'
 	@echo 'ARGS="-k gsu -x"   passed to pytest, the demo or chaos'
 
 setup: $(STAMP)  ## make .venv from the lock file; at once if it is up to date
@@ -51,7 +54,7 @@ $(STAMP): $(LOCK)
 TORCH_INDEX_cpu := --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu
 
 test: setup lint  ## lint, then run the tests
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: setup  ## check style, formatting and types
 	$(BIN)/ruff check .

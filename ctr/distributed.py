@@ -106,13 +106,28 @@ def process_group(device: str) -> Iterator[Process]:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world_size))
     backend = "nccl" if use_cuda else "gloo"
     if "RANK" in os.environ:
-        dist.init_process_group(backend)
+        _join_started(backend)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     try:
         yield Process(rank, world_size, local_world_size, chosen)
     finally:
         dist.destroy_process_group()
+
+
+def _join_started(backend: str) -> None:
+    """Join the processes of this start of torchrun.
+
+    It hands the processes of every start the same store, where those of the start before have left
+    their addresses; torch 2.13 would connect to them and wait.
+    """
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if restarts == 0 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        dist.init_process_group(backend)
+        return
+    store, rank, world_size = next(dist.rendezvous("env://"))
+    own = dist.PrefixStore(f"start-{restarts}", store)
+    dist.init_process_group(backend, store=own, rank=rank, world_size=world_size)
 
 
 def shard(model: nn.Module, process: Process, sharding: list[str]) -> DistributedModelParallel:
@@ -143,7 +158,21 @@ def shard(model: nn.Module, process: Process, sharding: list[str]) -> Distribute
         constraints={name: ParameterConstraints(sharding_types=sharding) for name in tables},
     )
     plan = planner.collective_plan(model, [sharder], dist.GroupMember.WORLD)
-    return DistributedModelParallel(model, device=process.device, plan=plan, sharders=[sharder])
+    sharded = DistributedModelParallel(model, device=process.device, plan=plan, sharders=[sharder])
+    _fix_buckets(sharded)
+    return sharded
+
+
+def _fix_buckets(model: nn.Module) -> None:
+    """Let DDP settle the order of the gradients now, and not anew after a start's first step.
+
+    It decides in which order the gradients of more than two processes are added up, so the first
+    step of a resumed run would differ from that of a whole one in its last bits.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            module.reducer._push_all_rebuilt_params()
+            module.reducer._rebuild_buckets()
 
 
 T = TypeVar("T")

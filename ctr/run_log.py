@@ -52,14 +52,17 @@ class SampleLog:
     """Sample ids of every step of this process: a JSON line a step in `rank-<r>.jsonl`.
 
     Args:
-        folder: for the files of all processes; rank: of this one.
+        folder: for the files of all processes; rank: of this one, among world_size.
         step: steps done so far; rows past it are dropped.
     """
 
-    def __init__(self, folder: Path, rank: int, step: int) -> None:
+    def __init__(self, folder: Path, rank: int, world_size: int, step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"rank-{rank:04d}.jsonl"
-        _drop_rows(path, lambda row: row["step"] > step)
+        # The first process also cleans up after those that the run no longer has.
+        gone = [p for p in folder.glob("rank-*.jsonl") if _rank(p) >= world_size]
+        for file in [path, *(gone if rank == 0 else [])]:
+            _drop_rows(file, lambda row: row["step"] > step)
         self.rows = path.open("a")
 
     def write(self, step: int, samples: list[int]) -> None:
@@ -70,6 +73,10 @@ class SampleLog:
     def close(self) -> None:
         """Close the file."""
         self.rows.close()
+
+
+def _rank(path: Path) -> int:
+    return int(path.stem.removeprefix("rank-"))
 
 
 def _drop_rows(path: Path, drop: Callable[[dict[str, Any]], bool]) -> None:

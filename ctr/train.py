@@ -17,7 +17,7 @@ from ctr.assemble import make_loader, make_model, make_network
 from ctr.command import errors_to_exit
 from ctr.config import RunConfig, parse_config
 from ctr.data.store import Store
-from ctr.distributed import Process, make_deterministic, process_group
+from ctr.distributed import Process, gather_objects, make_deterministic, process_group
 from ctr.inference import predict
 from ctr.metrics import evaluate_predictions
 from ctr.optim import dense_optimizer, dense_parameters, fuse_sparse_optimizer
@@ -83,7 +83,8 @@ def run(config: RunConfig, process: Process) -> dict[str, float]:
     """Train what `config` says and return the summary of the trainer."""
     folder = RunFolder(config.run_path)
     store = Store(config.data.store)
-    resume = resumes(config, folder)
+    # A host that joins again does not know of the restart that made room for it.
+    resume = any(gather_objects(resumes(config, folder), process))
     if resume:
         folder.check_store(store.schema)
     elif process.is_first:

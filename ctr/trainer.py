@@ -117,7 +117,8 @@ class Trainer:
         log = RunLog(self.folder, self.process.is_first, self.progress.step)
         samples = None
         if self.config.log_samples:
-            samples = SampleLog(self.folder.samples, self.process.rank, self.progress.step)
+            rank, world_size = self.process.rank, self.process.world_size
+            samples = SampleLog(self.folder.samples, rank, world_size, self.progress.step)
         try:
             with self.stop.listening():
                 self.parts.model.train()
@@ -125,6 +126,8 @@ class Trainer:
                     self._epoch(log, samples)
                 self._save()
                 self.checkpointer.wait()
+            if self.process.is_first:
+                self.checkpointer.prune(self.progress.best)
             summary = self._summary()
             log.write("summary", self.progress.step, summary)
         finally:
@@ -226,6 +229,8 @@ class Trainer:
             write_batch(self.folder.nonfinite / name, batch)
             progress = {"world_size": self.process.world_size, "what": what}
             writer = checkpoint.Writer(self.folder.nonfinite, step, progress, self._EVIDENCE)
+            # The group may be in use by a checkpoint that is still being written.
+            self.checkpointer.wait()
             checkpoint.save(self._tensors(), writer, self.checkpointer.group)
         if self.config.on_nonfinite == "stop":
             raise TrainingError(

@@ -10,6 +10,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
+from ctr.checkpoint.folder import prune
 from ctr.checkpoint.index import CheckpointError
 from ctr.checkpoint.tensors import Writer, begin_save, end_save, save
 from ctr.config import TrainerConfig
@@ -68,6 +69,13 @@ class Checkpointer:
             end_save(future, writer)
         except CheckpointError as error:
             self._failed(error)
+
+    def prune(self, best: dict[str, float] | None) -> None:
+        """Remove what is not to be kept, on one process, when the run is done.
+
+        Every checkpoint does so; after the last one, a kill may have come first.
+        """
+        prune(self.folder, self.config.keep_checkpoints, int(best["step"]) if best else None)
 
     def _failed(self, error: CheckpointError) -> None:
         if self.config.on_save_failure == "stop":
