@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from ctr.data.store import Store
 from ctr.distributed import Process, from_first, process_group
 from ctr.inference import predict, write_predictions
 from ctr.metrics import Metrics, evaluate_predictions
+from ctr.metrics.plain import without_nan
 from ctr.run_folder import RunFolder
 from ctr.state import model_tensors
 
@@ -63,8 +63,7 @@ def run_evaluation(
         return None
     metrics = evaluate_predictions(found["label"], found["score"], found["user"])
     write_predictions(folder.predictions(split), found)
-    # JSON has no NaN: a metric that is not defined for these labels is null.
-    values = {name: None if math.isnan(v) else v for name, v in metrics.as_dict().items()}
+    values = without_nan(metrics.as_dict())
     folder.evaluation(split).write_text(json.dumps(values, indent=2) + "\n")
     return metrics
 
