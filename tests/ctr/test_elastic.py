@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.chaos_ending import (
+from tools.chaos.ending import (
     count_samples,
     damaged_loads,
     differences,
@@ -20,9 +20,9 @@ from tools.chaos_ending import (
     read_ending,
     read_samples,
 )
-from tools.chaos_points import Point
-from tools.chaos_runs import EPOCHS, STEP_SAMPLES, Runs
-from tools.chaos_start import ROOT, mark_of, start, worker
+from tools.chaos.points import Point
+from tools.chaos.runs import EPOCHS, STEP_SAMPLES, Runs
+from tools.chaos.start import ROOT, mark_of, start, worker
 
 pytestmark = pytest.mark.slow
 

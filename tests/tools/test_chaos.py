@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from ctr import checkpoint
-from tools.chaos import figures, holds, plan, run_cases, short_plan, table
-from tools.chaos_ending import count_samples, damaged_loads, differences, read_ending
-from tools.chaos_points import STAGES, Point
-from tools.chaos_start import Result, mark_of, start, worker
+from tools.chaos.__main__ import figures, holds, plan, run_cases, short_plan, table
+from tools.chaos.ending import count_samples, damaged_loads, differences, read_ending
+from tools.chaos.points import STAGES, Point
+from tools.chaos.start import Result, mark_of, start, worker
 
 # torch warns that the checkpoints of these tests are written by one process.
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ctr.checkpoint import CheckpointError
-from tools.chaos_ending import (
+from tools.chaos.ending import (
     Ending,
     count_samples,
     damaged_loads,
@@ -18,9 +18,9 @@ from tools.chaos_ending import (
     read_ending,
     read_samples,
 )
-from tools.chaos_points import Point
-from tools.chaos_start import Case, Result, mark_of, processes_of, start, worker
-from tools.chaos_stores import prepare
+from tools.chaos.points import Point
+from tools.chaos.start import Case, Result, mark_of, processes_of, start, worker
+from tools.chaos.stores import prepare
 
 EPOCHS = 2
 # On any number of processes; 8 steps an epoch of the world.

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tools.chaos_points import Point
-from tools.chaos_start import Case, Result, mark_of, start, worker
+from tools.chaos.points import Point
+from tools.chaos.start import Case, Result, mark_of, start, worker
 
 WORLD = (
     *("--users=120", "--samples-per-user=6", "--history-length=60"),

@@ -21,10 +21,10 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tools.chaos_points import PREPARING, RESUMING, STAGES, STEPS, Point, choose
-from tools.chaos_runs import Runs
-from tools.chaos_start import Case, Result
-from tools.chaos_stores import kill_preparation
+from tools.chaos.points import PREPARING, RESUMING, STAGES, STEPS, Point, choose
+from tools.chaos.runs import Runs
+from tools.chaos.start import Case, Result
+from tools.chaos.stores import kill_preparation
 
 # Checkpoint writing has most places at which a kill could do harm.
 _CYCLE = (

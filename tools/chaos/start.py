@@ -1,4 +1,4 @@
-"""Starts processes for `tools.chaos`: commands as a user types them, some under `chaos_worker`."""
+"""Starts processes for `tools.chaos`: commands as a user types them, some under `worker`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools.chaos_points import Point
+from tools.chaos.points import Point
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # Seconds: of a start that hangs, and for torchrun to end its processes.
 _LONGEST, _GRACE = 240.0, 60.0
 
@@ -60,14 +60,14 @@ def mark_of(notes: Path, key: str) -> Path:
 
 
 def worker(notes: Path, key: str, point: Point | None, program: Sequence[str]) -> list[str]:
-    """Arguments of python for a program under `tools.chaos_worker`.
+    """Arguments of python for a program under `tools.chaos.worker`.
 
     Args:
         notes: folder of the case; key: of this start; point: at which it dies.
         program: a script or a module, and its arguments.
     """
     asked = point.as_json() if point else "null"
-    return ["-m", "tools.chaos_worker", str(notes), key, asked, *program]
+    return ["-m", "tools.chaos.worker", str(notes), key, asked, *program]
 
 
 def start(log: Path, arguments: Sequence[str]) -> int:

@@ -1,8 +1,8 @@
 """Runs a program that kills itself at a given moment, and notes which checkpoints it reads.
 
-    python -m tools.chaos_worker NOTES KEY POINT PROGRAM [arguments]
+    python -m tools.chaos.worker NOTES KEY POINT PROGRAM [arguments]
 
-NOTES is a folder, KEY names this start in it, POINT is a `tools.chaos_points.Point` as JSON or
+NOTES is a folder, KEY names this start in it, POINT is a `tools.chaos.points.Point` as JSON or
 "null", PROGRAM a script or a module. The program itself knows nothing of all this: functions are
 wrapped before it starts. A point is used up once it has killed, so that a process that torchrun
 starts again lives.
@@ -27,7 +27,7 @@ from typing import Any
 
 # Before torch, which some of the wrapped functions belong to: see ctr/__init__.py.
 import ctr  # noqa: F401
-from tools.chaos_points import Point
+from tools.chaos.points import Point
 
 
 def main() -> None:

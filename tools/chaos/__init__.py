@@ -1,0 +1,1 @@
+"""Kills runs at random moments, resumes them and compares their endings with runs left alone."""
