@@ -206,15 +206,14 @@ def _code(
     part = _part_of(values)
     # By part, since a table of all distinct values does not fit the processor's cache.
     order = np.argsort(part, kind="stable")
-    values = values.take(pa.array(order))
     ends = np.cumsum(np.bincount(part, minlength=_PARTS))
     codes = np.empty(len(order), dtype=np.uint32)
 
     def code_part(number: int) -> None:
-        begin, end = (int(ends[number - 1]) if number else 0), int(ends[number])
-        encoded = values.slice(begin, end - begin).dictionary_encode()
+        rows = order[int(ends[number - 1]) if number else 0 : int(ends[number])]
+        encoded = values.take(pa.array(rows)).dictionary_encode()
         places, distinct[number] = _join(distinct[number], encoded)
-        codes[order[begin:end]] = places * np.uint32(_PARTS) + np.uint32(number)
+        codes[rows] = places * np.uint32(_PARTS) + np.uint32(number)
 
     list(threads.map(code_part, range(_PARTS)))
     return codes
