@@ -161,6 +161,23 @@ def test_what_a_killed_save_left_is_ignored_then_replaced(folder):
     assert not (folder / "step-000000020" / "rubbish").exists()
 
 
+def test_what_kills_left_is_removed_and_what_is_not_ours_stays(folder):
+    (folder / "step-000000010.old").mkdir()
+    (folder / "step-000000010.old" / "rubbish").write_text("")
+    (folder / "step-000000005").mkdir()
+    (folder / "step-000000020.tmp").mkdir()
+    (folder / "notes").mkdir()
+    checkpoint.folder.prune(folder, 1, None)
+    assert sorted(p.name for p in folder.iterdir()) == ["notes", "step-000000010"]
+
+
+def test_a_folder_left_by_a_kill_between_renames_is_no_hindrance(folder):
+    (folder / "step-000000010.old").mkdir()
+    (folder / "step-000000010.old" / "rubbish").write_text("")
+    save(folder, 10, tensors(1), {"again": True}, keep=2)
+    assert checkpoint.newest(folder).progress["again"]
+
+
 def test_a_failed_save_leaves_the_one_before(folder, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("disk full")
