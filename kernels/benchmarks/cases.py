@@ -8,6 +8,7 @@ Shape legend: U users, L behaviours of a user, Q queries, M width, K picks.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -25,7 +26,7 @@ SEQUENCE_SETS = 2
 
 
 @dataclass(frozen=True)
-class Case:
+class Case(ABC):
     """Shapes of one measurement.
 
     Attributes:
@@ -35,14 +36,14 @@ class Case:
     axes: ClassVar[dict[str, str]]
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """Short name made of the shapes."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def bytes_moved(self) -> int:
         """Bytes that any implementation must read and write, each once."""
-        raise NotImplementedError
 
     @property
     def operations(self) -> int:
@@ -50,9 +51,9 @@ class Case:
         return 0
 
     @property
+    @abstractmethod
     def sequence_bytes(self) -> int:
         """Bytes that the reference sequence holds at once, beside the op's own arguments."""
-        raise NotImplementedError
 
     @property
     def table_bytes(self) -> int:
@@ -68,7 +69,6 @@ class SearchCase(Case):
         rows: of the table; histories draw them by Zipf's law with exponent `zipf`, 0 for evenly.
         popular_queries: whether queries are drawn like histories. If not, they are drawn evenly: a
             query that its history names often would have K equal picks, which no search finds hard.
-        behaviour_bytes: read of one behaviour, its row number included.
         pick_bytes: written for one pick.
     """
 
@@ -87,8 +87,9 @@ class SearchCase(Case):
     popular_queries: ClassVar[bool] = False
 
     @property
+    @abstractmethod
     def behaviour_bytes(self) -> int:
-        raise NotImplementedError
+        """Bytes read of one behaviour, its row number included."""
 
     @property
     def name(self) -> str:

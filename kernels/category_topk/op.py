@@ -7,7 +7,7 @@ K picks.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from kernels.jagged import (
     QueryWindows,
@@ -56,7 +56,7 @@ def category_topk(
     )
 
 
-@torch.library.custom_op("lifelong_kernels::category_topk", mutates_args=())
+@library.custom_op("lifelong_kernels::category_topk", mutates_args=())
 def _category_topk(
     history_category: Tensor,
     history_offsets: Tensor,

@@ -7,7 +7,7 @@ Q queries, K picks.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from kernels.cosine_topk.walk import cosine_walk
 from kernels.jagged import (
@@ -91,7 +91,7 @@ def cosine_topk(
     return (positions, scores, histogram) if histogram_bins else (positions, scores)
 
 
-@torch.library.custom_op("lifelong_kernels::cosine_topk", mutates_args=())
+@library.custom_op("lifelong_kernels::cosine_topk", mutates_args=())
 def _cosine_topk(
     table: Tensor,
     inv_norm: Tensor,

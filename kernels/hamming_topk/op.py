@@ -7,7 +7,7 @@ all users, C behaviours of a user in a piece, P behaviours of a piece, Q queries
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from kernels.jagged import (
     QueryWindows,
@@ -102,7 +102,7 @@ def _check_query_source(
     check_device("query_codes", query_codes, codes, "codes")
 
 
-@torch.library.custom_op("lifelong_kernels::hamming_topk", mutates_args=())
+@library.custom_op("lifelong_kernels::hamming_topk", mutates_args=())
 def _hamming_topk(
     codes: Tensor,
     history_rows: Tensor,

@@ -12,7 +12,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from kernels.tiers import equal_tier
 
@@ -100,7 +100,7 @@ def _count_on_cpu(similarity: Tensor, mask: Tensor, bins: int, tiers: str) -> Te
     return similarity.new_zeros(rows, bins).scatter_add_(1, tier_RK, weight_RK).view(*lead, bins)
 
 
-@torch.library.custom_op("lifelong_kernels::simtier_counts", mutates_args=())
+@library.custom_op("lifelong_kernels::simtier_counts", mutates_args=())
 def _counts(similarity: Tensor, mask: Tensor, bins: int, tiers: str) -> Tensor:
     if similarity.is_cuda:
         from kernels.simtier.kernel import simtier_counts_cuda
@@ -114,7 +114,7 @@ def _(similarity: Tensor, mask: Tensor, bins: int, tiers: str) -> Tensor:
     return similarity.new_empty(*similarity.shape[:-1], bins)
 
 
-@torch.library.custom_op("lifelong_kernels::simtier_scaled", mutates_args=())
+@library.custom_op("lifelong_kernels::simtier_scaled", mutates_args=())
 def _scaled(similarity: Tensor, mask: Tensor, scale: Tensor, tiers: str) -> tuple[Tensor, Tensor]:
     """Features [..., bins] and the counts they come from."""
     if similarity.is_cuda:
@@ -131,7 +131,7 @@ def _(similarity: Tensor, mask: Tensor, scale: Tensor, tiers: str) -> tuple[Tens
     return similarity.new_empty(shape), similarity.new_empty(shape)
 
 
-@torch.library.custom_op("lifelong_kernels::simtier_scale_grad", mutates_args=())
+@library.custom_op("lifelong_kernels::simtier_scale_grad", mutates_args=())
 def _scale_grad(grad: Tensor, counts: Tensor) -> Tensor:
     """Sum over rows of grad * log(1 + counts): float32 [bins]."""
     if grad.is_cuda:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import library
 
 from kernels import category_topk, walk
 from kernels.category_topk.reference import category_topk_reference
@@ -71,8 +72,8 @@ def test_a_batch_without_queries(make_case):
 def test_operator_contract(make_case):
     history, category, user, windows = make_case(2, [20, 9], [2, 1])
     operator = torch.ops.lifelong_kernels.category_topk.default
-    torch.library.opcheck(operator, (*history, category, user, 5, *windows.values()))
-    torch.library.opcheck(operator, (*history, category, user, 5, None, None))
+    library.opcheck(operator, (*history, category, user, 5, *windows.values()))
+    library.opcheck(operator, (*history, category, user, 5, None, None))
 
 
 class Search(torch.nn.Module):

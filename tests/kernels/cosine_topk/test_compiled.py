@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import library
 
 from kernels import cosine_topk
 
@@ -53,8 +54,8 @@ def assert_same(actual, expected):
 def test_operator_contract(make_inputs):
     *args, rows, begin, end = make_inputs([20, 9], [2, 1])
     operator = torch.ops.lifelong_kernels.cosine_topk.default
-    torch.library.opcheck(operator, (*args, 5, rows, None, begin, end, 0))
-    torch.library.opcheck(operator, (*args, 5, None, args[0][rows], None, None, 7))
+    library.opcheck(operator, (*args, 5, rows, None, begin, end, 0))
+    library.opcheck(operator, (*args, 5, None, args[0][rows], None, None, 7))
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import library
 
 from kernels import hamming_topk, walk
 from kernels.hamming_topk.reference import hamming_topk_reference
@@ -125,8 +126,8 @@ def test_a_batch_without_queries():
 def test_operator_contract():
     args, rows, window = make_case(2, [20, 9], [2, 1])
     operator = torch.ops.lifelong_kernels.hamming_topk.default
-    torch.library.opcheck(operator, (*args, 5, rows, None, *window.values()))
-    torch.library.opcheck(operator, (*args, 5, None, args[0][rows], None, None))
+    library.opcheck(operator, (*args, 5, rows, None, *window.values()))
+    library.opcheck(operator, (*args, 5, None, args[0][rows], None, None))
 
 
 class Search(torch.nn.Module):

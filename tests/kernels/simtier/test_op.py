@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import library
 
 from kernels import simtier
 from kernels.simtier.reference import simtier_reference
@@ -105,9 +106,9 @@ def test_operator_contracts(shape):
     similarity, mask = make_case(shape)
     scale = torch.rand(22, requires_grad=True)
     counts, ops = simtier(similarity, mask, 22), torch.ops.lifelong_kernels
-    torch.library.opcheck(ops.simtier_counts.default, (similarity, mask, 20, "equal"))
-    torch.library.opcheck(ops.simtier_scaled.default, (similarity, mask, scale, "tenths"))
-    torch.library.opcheck(ops.simtier_scale_grad.default, (torch.rand_like(counts), counts))
+    library.opcheck(ops.simtier_counts.default, (similarity, mask, 20, "equal"))
+    library.opcheck(ops.simtier_scaled.default, (similarity, mask, scale, "tenths"))
+    library.opcheck(ops.simtier_scale_grad.default, (torch.rand_like(counts), counts))
 
 
 class Histogram(torch.nn.Module):
