@@ -12,7 +12,7 @@ import ctr.trainer
 from ctr import checkpoint
 from ctr.checkpoint import CheckpointError, folder
 from ctr.config import TrainerConfig
-from ctr.distributed import process_group
+from ctr.distributed import make_deterministic, process_group
 from ctr.evidence import read_batch
 from ctr.faults import SpikeWatch
 from ctr.run_folder import RunFolder
@@ -272,12 +272,15 @@ def test_a_loss_that_jumps_is_a_spike_and_a_noisy_one_is_not():
     assert not SpikeWatch(None).add(1e9)
 
 
-def test_a_run_refuses_operations_that_are_not_deterministic_and_needs_none(config, process):
-    torch.use_deterministic_algorithms(True)
+def test_a_run_needs_no_operation_that_the_switch_refuses(config, process):
+    make_deterministic(True)
     try:
+        with pytest.raises(RuntimeError, match="deterministic"):
+            torch.zeros(2).put_(torch.tensor([0, 0]), torch.ones(2))
         assert run(config, process)["steps"] == 6
     finally:
-        torch.use_deterministic_algorithms(False)
+        make_deterministic(False)
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_what_is_written_beside_training_is_the_state_of_its_step(tmp_path, process):
