@@ -1,0 +1,37 @@
+"""Configuration of what is read, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ctr.config.checks import require
+
+
+@dataclass
+class DataConfig:
+    """What is read, and how.
+
+    Attributes:
+        store: folder of a prepared store.
+        train_split, valid_split, test_split: names in its manifest; valid_split may be null.
+        batch_size: samples a process and step.
+        history_length: latest behaviours a sample may see.
+        shuffle: shuffle users (their samples stay together) each epoch.
+        workers: threads that build batches; prefetch: batches built ahead.
+    """
+
+    store: str = "stores/world"
+    train_split: str = "train"
+    valid_split: str | None = None
+    test_split: str = "test"
+    batch_size: int = 1000
+    history_length: int = 1000
+    shuffle: bool = True
+    workers: int = 1
+    prefetch: int = 4
+
+    def validate(self) -> None:
+        """Raise ConfigError on a value that cannot run."""
+        for key in ("batch_size", "history_length", "workers", "prefetch"):
+            value = getattr(self, key)
+            require(value >= 1, f"data.{key}", value, "set at least 1")

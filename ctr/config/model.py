@@ -1,0 +1,97 @@
+"""Configuration of the network and its embedding tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ctr.config.checks import require, require_one_of
+
+
+@dataclass
+class ModelConfig:
+    """Which parts make the network (MUSE, arXiv 2512.07216).
+
+    Attributes:
+        recent_length: latest behaviours of the recent branch.
+        gsu: strategy that picks the long branch's behaviours; none leaves the branch out (DIN).
+        retrieved: K, behaviours picked.
+        attention: of the long branch; sa_ta is the reference code's form, sa_ta_paper the paper's.
+        simtier: histogram of similarities; code and paper forms as published.
+        simtier_bins: code form: 22; paper form: any number of equal tiers of [-1, 1].
+        simtier_on: sequences it counts.
+        hidden: widths of the tower; activation: between its layers.
+    """
+
+    recent_length: int = 50
+    gsu: str = "cosine"
+    retrieved: int = 50
+    attention: str = "sa_ta"
+    simtier: str = "code"
+    simtier_bins: int = 22
+    simtier_on: list[str] = field(default_factory=lambda: ["recent", "retrieved"])
+    hidden: list[int] = field(default_factory=lambda: [256, 128, 64])
+    activation: str = "dice"
+
+    def validate(self) -> None:
+        """Raise ConfigError on a value that cannot run."""
+        require_one_of("model.gsu", self.gsu, ("cosine", "category", "id_soft", "recent", "none"))
+        require_one_of("model.attention", self.attention, ("sa_ta", "sa_ta_paper", "target"))
+        require_one_of("model.simtier", self.simtier, ("code", "paper", "none"))
+        require_one_of("model.activation", self.activation, ("dice", "prelu", "relu"))
+        for key in ("recent_length", "retrieved", "simtier_bins"):
+            value = getattr(self, key)
+            require(value >= 1, f"model.{key}", value, "set at least 1")
+        for name in self.simtier_on:
+            require_one_of("model.simtier_on", name, ("recent", "retrieved"))
+        require(
+            self.simtier != "code" or self.simtier_bins == 22,
+            "model.simtier_bins",
+            self.simtier_bins,
+            "the code form has 22 bins; set 22, or model.simtier=paper",
+        )
+        require(
+            self.gsu != "none" or self.simtier == "none" or "retrieved" not in self.simtier_on,
+            "model.simtier_on",
+            self.simtier_on,
+            "model.gsu=none retrieves nothing to count; set [recent], or model.simtier=none",
+        )
+        require(
+            bool(self.hidden) and min(self.hidden) > 0, "model.hidden", self.hidden, "set widths"
+        )
+
+
+@dataclass
+class EmbeddingConfig:
+    """Embedding tables, their optimizer and how they may be sharded.
+
+    Attributes:
+        dim: width of a table; narrow_dim: of one with fewer rows than narrow_below.
+        init_std: of a truncated normal.
+        optimizer: fused into the backward pass; adam needs a GPU.
+        lr, eps: of that optimizer.
+        sharding: TorchRec sharding types the planner may choose from.
+    """
+
+    dim: int = 16
+    narrow_dim: int = 8
+    narrow_below: int = 16
+    init_std: float = 0.001
+    optimizer: str = "rowwise_adagrad"
+    lr: float = 0.05
+    eps: float = 1.0e-8
+    sharding: list[str] = field(default_factory=lambda: ["table_wise", "row_wise"])
+
+    def validate(self) -> None:
+        """Raise ConfigError on a value that cannot run."""
+        require_one_of(
+            "embedding.optimizer", self.optimizer, ("rowwise_adagrad", "adagrad", "sgd", "adam")
+        )
+        for key in ("dim", "narrow_dim"):
+            value = getattr(self, key)
+            require(value > 0 and value % 4 == 0, f"embedding.{key}", value, "set a multiple of 4")
+        require(self.init_std > 0, "embedding.init_std", self.init_std, "set above 0")
+        require(self.lr > 0, "embedding.lr", self.lr, "set a positive rate")
+        require(self.eps >= 0, "embedding.eps", self.eps, "set at least 0")
+        require(bool(self.sharding), "embedding.sharding", self.sharding, "set at least one type")
+        for name in self.sharding:
+            require_one_of("embedding.sharding", name, ("table_wise", "row_wise", "column_wise"))

@@ -1,0 +1,72 @@
+"""Configuration of the training loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ctr.config.checks import require, require_one_of
+
+
+@dataclass
+class TrainerConfig:
+    """The training loop.
+
+    Attributes:
+        epochs: passes over the training split.
+        max_steps: stop after so many steps; null for all.
+        lr, weight_decay: of AdamW on the dense part.
+        schedule: of both learning rates over the run: constant, linear or cosine (down to 0).
+        warmup: share of the run's samples in which they rise linearly from 0.
+        clip_norm: largest norm of the dense gradient; null for no clipping.
+        precision: fp32, or bf16 for autocast of the dense part.
+        log_every: steps between metric rows; checkpoint_every: steps between checkpoints, null for
+            one at each epoch's end; keep_checkpoints: newest ones kept.
+        keep_best: metric of the validation split by which the best checkpoint is kept, too; null
+            for none.
+        async_checkpoints: write checkpoints beside training.
+        on_save_failure: where a checkpoint cannot be written: stop, or continue with the last one.
+        on_nonfinite: where a loss or a gradient is NaN or infinite: stop, with the batch and the
+            state on disk for tools/replay_batch.py, or skip the step and count it.
+        spike: standard deviations above the running mean at which a loss is reported; null for
+            never.
+        log_samples: write the sample ids of every step.
+        progress: show a progress bar.
+    """
+
+    epochs: int = 1
+    max_steps: int | None = None
+    lr: float = 1.0e-3
+    weight_decay: float = 0.01
+    schedule: str = "constant"
+    warmup: float = 0.0
+    clip_norm: float | None = None
+    precision: str = "fp32"
+    log_every: int = 20
+    checkpoint_every: int | None = None
+    keep_checkpoints: int = 2
+    keep_best: str | None = None
+    async_checkpoints: bool = True
+    on_save_failure: str = "stop"
+    on_nonfinite: str = "stop"
+    spike: float | None = 6.0
+    log_samples: bool = False
+    progress: bool = True
+
+    def validate(self) -> None:
+        """Raise ConfigError on a value that cannot run."""
+        require_one_of("trainer.precision", self.precision, ("fp32", "bf16"))
+        for key in ("epochs", "log_every", "keep_checkpoints"):
+            value = getattr(self, key)
+            require(value >= 1, f"trainer.{key}", value, "set at least 1")
+        require(self.lr > 0, "trainer.lr", self.lr, "set a positive rate")
+        decay = self.weight_decay
+        require(decay >= 0, "trainer.weight_decay", decay, "set at least 0")
+        require_one_of("trainer.schedule", self.schedule, ("constant", "linear", "cosine"))
+        require(0.0 <= self.warmup < 1.0, "trainer.warmup", self.warmup, "set a share in [0, 1)")
+        require_one_of("trainer.on_save_failure", self.on_save_failure, ("stop", "continue"))
+        require_one_of("trainer.on_nonfinite", self.on_nonfinite, ("stop", "skip"))
+        if self.keep_best is not None:
+            require_one_of("trainer.keep_best", self.keep_best, ("auc", "gauc", "log_loss"))
+        for key in ("max_steps", "checkpoint_every", "clip_norm", "spike"):
+            value = getattr(self, key)
+            require(value is None or value > 0, f"trainer.{key}", value, "set above 0, or null")
