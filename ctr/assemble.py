@@ -7,7 +7,7 @@ from torchrec.distributed import DistributedModelParallel
 
 from ctr.config import RunConfig
 from ctr.data.loader import Loader, Shard
-from ctr.data.store import Store
+from ctr.data.store import Split, Store
 from ctr.distributed import Process, shard
 from ctr.model.build import build_network
 from ctr.model.catalog import ItemCatalog
@@ -15,7 +15,7 @@ from ctr.model.network import Network
 
 
 def make_loader(
-    store: Store, split: str, config: RunConfig, process: Process, *, shuffle: bool
+    store: Store, split: Split, config: RunConfig, process: Process, *, shuffle: bool
 ) -> Loader:
     """Loader of this process's part of a split."""
     data = config.data

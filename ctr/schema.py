@@ -20,10 +20,15 @@ class StoreError(UserError):
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """A feature and the embedding table its rows belong to."""
+    """A feature and the embedding table its rows belong to.
+
+    Attributes:
+        width: rows that each item has of it; more than 1 for a list, whose empty places hold 0.
+    """
 
     name: str
     table: str
+    width: int = 1
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,23 @@ class VectorSpec:
 
 @dataclass(frozen=True)
 class SplitSpec:
-    """Size of a split: samples, clicks among them, distinct user records."""
+    """Size of a split, and what its samples carry.
+
+    Attributes:
+        samples: of the split; users: distinct user records among them.
+        positives: clicks; None for a split without labels.
+        source_rows: whether it is known in which row of the source each sample was.
+    """
 
     samples: int
-    positives: int
+    positives: int | None
     users: int
+    source_rows: bool = False
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the samples have labels."""
+        return self.positives is not None
 
 
 @dataclass(frozen=True)
@@ -50,7 +67,8 @@ class StoreSchema:
 
     Attributes:
         table_rows: rows of each table, row 0 (padding and unknown) included.
-        user, item, event: features by what they describe.
+        user, item, event, sample: features by what they describe; those of samples tell of the
+            moment in which the item was shown.
         max_history: longest history, in events.
         vectors: None where the store has no item vectors.
         digest: BLAKE2b of the manifest, which itself holds the digest of every file.
@@ -61,6 +79,7 @@ class StoreSchema:
     user: tuple[FeatureSpec, ...]
     item: tuple[FeatureSpec, ...]
     event: tuple[FeatureSpec, ...]
+    sample: tuple[FeatureSpec, ...]
     max_history: int
     vectors: VectorSpec | None
     splits: dict[str, SplitSpec]
@@ -123,10 +142,7 @@ def _parse(manifest: dict, path: Path, digest: str) -> StoreSchema:
     if "checksum" in manifest and manifest["checksum"] != _seal(manifest):
         raise StoreError(f"{path}: its checksum differs; prepare the store again")
     vectors = manifest["vectors"]
-    features = {
-        kind: tuple(FeatureSpec(_name(f["name"]), f["table"]) for f in manifest["features"][kind])
-        for kind in ("user", "item", "event")
-    }
+    features = _parse_features(manifest["features"])
     table_rows = {name: _number(table["rows"]) for name, table in manifest["tables"].items()}
     if "item" not in table_rows:
         raise StoreError(f"{path}: no table item")
@@ -140,12 +156,10 @@ def _parse(manifest: dict, path: Path, digest: str) -> StoreSchema:
         user=features["user"],
         item=features["item"],
         event=features["event"],
+        sample=features["sample"],
         max_history=_number(manifest["histories"]["max_length"]),
         vectors=None if vectors is None else _parse_vectors(vectors, path),
-        splits={
-            _name(name): SplitSpec(*(_number(split[k]) for k in ("samples", "positives", "users")))
-            for name, split in manifest["splits"].items()
-        },
+        splits={_name(name): _parse_split(split) for name, split in manifest["splits"].items()},
         digest=digest,
     )
 
@@ -154,6 +168,40 @@ def _seal(manifest: dict) -> str:
     """Checksum of all other entries, as `datasets.manifest.seal` writes it."""
     rest = {key: value for key, value in manifest.items() if key != "checksum"}
     return hashlib.blake2b(json.dumps(rest, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _parse_features(kinds: dict) -> dict[str, tuple[FeatureSpec, ...]]:
+    # Stores of the first releases tell nothing of samples.
+    given = {kind: kinds[kind] for kind in ("user", "item", "event")}
+    given["sample"] = kinds.get("sample", [])
+    return {
+        kind: tuple(
+            FeatureSpec(_name(f["name"]), f["table"], _parse_width(kind, f)) for f in features
+        )
+        for kind, features in given.items()
+    }
+
+
+def _parse_width(kind: str, feature: dict) -> int:
+    if "width" not in feature:
+        return 1
+    width = _number(feature["width"])
+    if kind != "item" or width < 2:
+        raise ValueError(
+            f"{kind} feature {feature['name']} of width {width}: only an item feature may be a "
+            "list, of 2 entries or more"
+        )
+    return width
+
+
+def _parse_split(split: dict) -> SplitSpec:
+    labelled = _flag(split.get("labelled", True))
+    return SplitSpec(
+        samples=_number(split["samples"]),
+        positives=_number(split["positives"]) if labelled else None,
+        users=_number(split["users"]),
+        source_rows=_flag(split.get("source_rows", False)),
+    )
 
 
 def _parse_vectors(vectors: dict, path: Path) -> VectorSpec:
@@ -168,6 +216,12 @@ def _parse_vectors(vectors: dict, path: Path) -> VectorSpec:
 def _number(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
         raise ValueError(f"{repr(value)[:60]} is no number of rows, samples or users")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{repr(value)[:60]} is neither true nor false")
     return value
 
 

@@ -28,9 +28,10 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=1000)
     parser.add_argument("--history-length", type=int, default=1000)
     options = parser.parse_args()
+    store = Store(options.store)
     loader = Loader(
-        Store(options.store),
-        options.split,
+        store,
+        store.split(options.split, need_labels=False),
         batch_size=options.batch_size,
         history_length=options.history_length,
         seed=0,

@@ -30,7 +30,9 @@ class Batch:
         history_begin_B, history_end_B: int64 [B]; the sample sees `[begin, end)` of its user's
             stretch and nothing else.
         target_item_B: int64 [B]; item row.
-        label_B: float32 [B]; 0 or 1.
+        sample_features_B: int64 [B] each; rows of the tables of the samples' own features.
+        label_B: float32 [B]; 0 or 1; NaN where the samples have no labels, so that no loss or
+            metric made of them can pass for one.
         sample_B: int64 [B]; index in the split.
         step_samples: samples of this step on all processes.
     """
@@ -43,6 +45,7 @@ class Batch:
     history_begin_B: Tensor
     history_end_B: Tensor
     target_item_B: Tensor
+    sample_features_B: dict[str, Tensor]
     label_B: Tensor
     sample_B: Tensor
     step_samples: int

@@ -99,10 +99,19 @@ class BatchBuilder:
             history_begin_B=torch.from_numpy(begin_B - low_U[user_B]),
             history_end_B=torch.from_numpy(end_B - low_U[user_B]),
             target_item_B=torch.from_numpy(self.split.item[rows].astype(np.int64)),
-            label_B=torch.from_numpy(self.split.label[rows].astype(np.float32)),
+            sample_features_B={
+                name: torch.from_numpy(column[rows].astype(np.int64))
+                for name, column in self.split.features.items()
+            },
+            label_B=self._labels(rows),
             sample_B=torch.from_numpy(rows),
             step_samples=step_samples,
         )
+
+    def _labels(self, rows: np.ndarray) -> torch.Tensor:
+        if self.split.label is None:
+            return torch.full((len(rows),), torch.nan)
+        return torch.from_numpy(self.split.label[rows].astype(np.float32))
 
     def _events(
         self,
@@ -149,7 +158,7 @@ class Loader:
     what is left.
 
     Args:
-        store, split_name: what to read.
+        store: prepared store; split: what to read, samples of its users.
         batch_size: samples a process and step.
         history_length: latest behaviours that a sample may see.
         shard: this process.
@@ -161,7 +170,7 @@ class Loader:
     def __init__(
         self,
         store: Store,
-        split_name: str,
+        split: Split,
         *,
         batch_size: int,
         history_length: int,
@@ -171,8 +180,8 @@ class Loader:
         prefetch: int = 4,
         pin_memory: bool = False,
     ) -> None:
-        self.split = store.split(split_name)
-        self.builder = BatchBuilder(store, self.split, history_length)
+        self.split = split
+        self.builder = BatchBuilder(store, split, history_length)
         self.shard = shard or Shard()
         self.step_size = batch_size * self.shard.world_size
         self.seed, self.workers, self.prefetch = seed, workers, prefetch

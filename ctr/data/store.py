@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -17,15 +17,38 @@ _CHUNK_ROWS = 1 << 20
 
 @dataclass(frozen=True)
 class Split:
-    """Samples, sorted by user record: user int32, item int32, history_end int64, label uint8."""
+    """Samples, sorted by user record and then by `history_end`.
+
+    Attributes:
+        user: int32 [S]; user record.
+        item: int32 [S]; row of the target.
+        history_end: int64 [S]; events of the record that the sample may see.
+        label: uint8 [S]; 0 or 1; None where the samples have none.
+        features: int32 [S] each; rows of the tables of the samples' own features.
+        source_row: int64 [S]; row of the sample in the file it came from; None where not known.
+    """
 
     user: Array
     item: Array
     history_end: Array
-    label: Array
+    label: Array | None = None
+    features: dict[str, Array] = field(default_factory=dict)
+    source_row: Array | None = None
 
     def __len__(self) -> int:
         return len(self.user)
+
+    def part(self, begin: int, end: int) -> Split:
+        """Samples `[begin, end)`."""
+        rows = slice(begin, end)
+        return Split(
+            user=self.user[rows],
+            item=self.item[rows],
+            history_end=self.history_end[rows],
+            label=None if self.label is None else self.label[rows],
+            features={name: column[rows] for name, column in self.features.items()},
+            source_row=None if self.source_row is None else self.source_row[rows],
+        )
 
 
 class Store:
@@ -55,16 +78,19 @@ class Store:
             f.name: self._array(f"users/event_{f.name}", "int32", events) for f in self.schema.event
         }
         self.user_features = {
-            f.name: self._rows(f"users/feature_{f.name}", records, f.table)
+            f.name: self._rows(f"users/feature_{f.name}", f.table, records)
             for f in self.schema.user
         }
 
     @cached_property
     def item_features(self) -> dict[str, Array]:
-        """Row of each item feature, by item row: int32 [N]."""
+        """Row of each item feature, by item row: int32 [N], or [N, width] for a list."""
         rows = self.schema.table_rows["item"]
         return {
-            f.name: self._rows(f"items/feature_{f.name}", rows, f.table) for f in self.schema.item
+            f.name: self._rows(
+                f"items/feature_{f.name}", f.table, rows, *((f.width,) if f.width > 1 else ())
+            )
+            for f in self.schema.item
         }
 
     @cached_property
@@ -83,26 +109,45 @@ class Store:
             return None
         return self._array("items/vector_inv_norm", "float32", self.schema.table_rows["item"])
 
-    def split(self, name: str) -> Split:
+    def split(self, name: str, need_labels: bool = True) -> Split:
         """The samples of a split.
 
+        Args:
+            name: of the split.
+            need_labels: refuse a split without labels.
+
         Raises:
-            StoreError: unknown split (lists the known ones), a split without samples, or samples
-                that are out of order or of a user, item or event that is not there.
+            StoreError: unknown split (lists the known ones), a split without samples or without
+                the labels that are needed, or samples that are out of order or of a user, item,
+                event or row of a table that is not there.
         """
         if name not in self.schema.splits:
             known = ", ".join(self.schema.splits) or "none"
             raise StoreError(f"{self.path}: no split '{name}'; it has: {known}")
-        samples = self.schema.splits[name].samples
-        if samples == 0:
+        spec, folder = self.schema.splits[name], f"splits/{name}"
+        if spec.samples == 0:
             raise StoreError(f"{self.path}: split '{name}' has no samples")
-        dtypes = {"user": "int32", "item": "int32", "history_end": "int64", "label": "uint8"}
-        arrays = {
-            column: self._array(f"splits/{name}/{column}", dtype, samples)
-            for column, dtype in dtypes.items()
-        }
-        split = Split(**arrays)
-        self._check_samples(self.path / "splits" / name, split)
+        if need_labels and not spec.labelled:
+            raise StoreError(
+                f"{self.path}: split '{name}' has no labels to train or evaluate with; "
+                f"`python ctr/predict.py run=RUN samples={name}` scores it"
+            )
+        split = Split(
+            user=self._array(f"{folder}/user", "int32", spec.samples),
+            item=self._array(f"{folder}/item", "int32", spec.samples),
+            history_end=self._array(f"{folder}/history_end", "int64", spec.samples),
+            label=self._array(f"{folder}/label", "uint8", spec.samples) if spec.labelled else None,
+            features={
+                f.name: self._rows(f"{folder}/feature_{f.name}", f.table, spec.samples)
+                for f in self.schema.sample
+            },
+            source_row=(
+                self._array(f"{folder}/source_row", "int64", spec.samples)
+                if spec.source_rows
+                else None
+            ),
+        )
+        self._check_samples(self.path / folder, split)
         return split
 
     def _check_offsets(self) -> None:
@@ -117,7 +162,10 @@ class Store:
         lengths = np.diff(self.history_offsets)
         _check_rows(folder / "user.npy", split.user, len(lengths))
         _check_rows(folder / "item.npy", split.item, self.schema.table_rows["item"])
-        _check_rows(folder / "label.npy", split.label, 2)
+        if split.label is not None:
+            _check_rows(folder / "label.npy", split.label, 2)
+        if split.source_row is not None:
+            _check_rows(folder / "source_row.npy", split.source_row, 2**63)
         last_user, last_end = -1, 0
         for part in _chunks(len(split)):
             user, end = split.user[part], split.history_end[part]
@@ -133,8 +181,8 @@ class Store:
                 raise _damaged(folder / "user.npy", part.start + int(bad[0]), problem)
             last_user, last_end = user[-1], end[-1]
 
-    def _rows(self, name: str, length: int, table: str) -> Array:
-        array = self._array(name, "int32", length)
+    def _rows(self, name: str, table: str, *shape: int) -> Array:
+        array = self._array(name, "int32", *shape)
         _check_rows(self.path / f"{name}.npy", array, self.schema.table_rows[table])
         return array
 
@@ -175,12 +223,13 @@ def _chunks(rows: int) -> Iterator[slice]:
 
 
 def _check_rows(file: Path, array: Array, rows: int) -> None:
-    """Raise StoreError unless every entry is a row of a table of that many rows."""
+    """Raise StoreError unless every entry [n] or [n, width] is a row of a table of so many rows."""
     for part in _chunks(len(array)):
         values = array[part]
         if values.min() < 0 or values.max() >= rows:
-            row = part.start + int(np.flatnonzero((values < 0) | (values >= rows))[0])
-            raise _damaged(file, row, f"{array[row]}, expected 0 to {rows - 1}")
+            place = tuple(np.argwhere((values < 0) | (values >= rows))[0])
+            row = part.start + int(place[0])
+            raise _damaged(file, row, f"{values[place]}, expected 0 to {rows - 1}")
 
 
 def _load_empty(path: Path) -> Array | None:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from ctr.config import EmbeddingConfig, ModelConfig
-from ctr.model.behaviours import ITEM_FEATURES, BehaviourSpace
+from ctr.model.behaviours import BehaviourSpace
+from ctr.model.branch import Branch
 from ctr.model.catalog import ItemCatalog
 from ctr.model.embeddings import EmbeddingTables, TableShape
-from ctr.model.esu import ATTENTIONS, RecentAttention, SimTier
+from ctr.model.esu import UNITS, SimTier
 from ctr.model.gsu import STRATEGIES
 from ctr.model.head import Tower
-from ctr.model.network import Features, LongBranch, Network
-from ctr.schema import StoreSchema
+from ctr.model.items import ItemSpace
+from ctr.model.network import Features, LongPart, Network
+from ctr.schema import FeatureSpec, StoreSchema
+
+# What a behaviour tells of its item besides the item itself, where the store has it (MUSE: item
+# and category; QIN: item and tags).
+_BEHAVIOUR_FEATURES = ("category", "tags")
 
 
 def table_shapes(schema: StoreSchema, config: EmbeddingConfig) -> dict[str, TableShape]:
     """Rows and width of every table that a feature refers to, and of `item`."""
-    used = {"item"} | {f.table for f in (*schema.user, *schema.item, *schema.event)}
+    features = (*schema.user, *schema.item, *schema.event, *schema.sample)
+    used = {"item"} | {f.table for f in features}
     return {
         name: TableShape(rows, config.narrow_dim if rows < config.narrow_below else config.dim)
         for name, rows in schema.table_rows.items()
@@ -33,36 +42,38 @@ def build_network(
     """
     check_needs(schema, model)
     shapes = table_shapes(schema, embedding)
-    item_features = tuple(f for f in schema.item if f.name in ITEM_FEATURES)
-    behaviours = BehaviourSpace(item_features, schema.event, schema.table_rows)
-    behaviour_width = sum(shapes[t].dim for t in behaviours.tables)
-    target_width = sum(shapes[t].dim for t in ["item", *(f.table for f in item_features)])
-    interest_width = 2 * embedding.dim
-    head_width = interest_width + behaviour_width
-    long = None
-    simtier = {}
-    sequences = model.simtier_on if model.simtier != "none" else []
-    if model.gsu != "none":
-        attention = ATTENTIONS[model.attention](target_width, behaviour_width, interest_width)
-        long = LongBranch(STRATEGIES[model.gsu](model.retrieved), attention)
-        head_width += interest_width + behaviour_width
-    for name in sequences:
-        if name == "recent" or long is not None:
-            simtier[name] = SimTier(model.simtier, model.simtier_bins)
-            head_width += model.simtier_bins
-    head_width += shapes["item"].dim
-    head_width += sum(shapes[f.table].dim for f in (*schema.item, *schema.user))
+    item_features = behaviour_features(schema, model)
+    content = None
+    if model.content_dim:
+        assert schema.vectors is not None
+        content = nn.Linear(schema.vectors.width, model.content_dim, bias=False)
+    behaviours = BehaviourSpace(ItemSpace(item_features, content), schema.event, schema.table_rows)
+    target = sum(shapes[t].dim for t in ["item", *(f.table for f in item_features)])
+    target += model.content_dim
+    behaviour = target + sum(shapes[f.table].dim for f in schema.event)
+    widths = (target, behaviour, 2 * embedding.dim)
+    long = _long_part(model, widths)
+    recent = _branch("recent", model.recent_attention, model, widths)
+    head_width = recent.width(behaviour) + shapes["item"].dim + model.content_dim
+    head_width += sum(shapes[f.table].dim for f in (*schema.item, *schema.sample, *schema.user))
+    head_width += long.branch.width(behaviour) if long.branch else 0
     return Network(
         tables=EmbeddingTables(shapes, embedding.init_std),
         catalog=catalog,
-        features=Features(schema.user, schema.item),
+        features=Features(schema.user, schema.sample, schema.item),
         behaviours=behaviours,
-        recent=RecentAttention(target_width, behaviour_width, interest_width),
+        recent=recent,
         recent_length=model.recent_length,
         long=long,
-        simtier=simtier,
-        head=Tower(head_width, model.hidden, model.activation),
+        head=_head(head_width, model),
     )
+
+
+def behaviour_features(schema: StoreSchema, model: ModelConfig) -> tuple[FeatureSpec, ...]:
+    """Features of an item that belong to a behaviour, in the order of the store."""
+    wanted = model.behaviour_features
+    names = _BEHAVIOUR_FEATURES if wanted is None else wanted
+    return tuple(f for f in schema.item if f.name in names)
 
 
 def check_needs(schema: StoreSchema, model: ModelConfig) -> None:
@@ -71,7 +82,36 @@ def check_needs(schema: StoreSchema, model: ModelConfig) -> None:
         schema.require_vectors("model.gsu=cosine")
     if model.gsu in ("category", "id_soft"):
         schema.require_item_feature("category", f"model.gsu={model.gsu}")
-    if model.gsu != "none" and model.attention != "target":
-        schema.require_vectors(f"model.attention={model.attention}")
+    for key, names in (
+        ("retrieved_attention", model.retrieved_attention if model.gsu != "none" else []),
+        ("recent_attention", model.recent_attention),
+    ):
+        for name in names:
+            if name in ("sa_ta", "sa_ta_paper"):
+                schema.require_vectors(f"model.{key}={name}")
     if model.simtier != "none" and model.simtier_on:
         schema.require_vectors(f"model.simtier={model.simtier}")
+    if model.content_dim:
+        schema.require_vectors(f"model.content_dim={model.content_dim}")
+    for name in model.behaviour_features or []:
+        schema.require_item_feature(name, f"model.behaviour_features={model.behaviour_features}")
+
+
+def _long_part(model: ModelConfig, widths: tuple[int, int, int]) -> LongPart:
+    if model.gsu == "none":
+        return LongPart()
+    branch = _branch("retrieved", model.retrieved_attention, model, widths)
+    return LongPart(STRATEGIES[model.gsu](model.retrieved), branch)
+
+
+def _branch(
+    name: str, attention: list[str], model: ModelConfig, widths: tuple[int, int, int]
+) -> Branch:
+    counts = model.simtier != "none" and name in model.simtier_on
+    simtier = SimTier(model.simtier, model.simtier_bins) if counts else None
+    units = {key: UNITS[key](*widths) for key in attention}
+    return Branch(name, units, name in model.means, simtier)
+
+
+def _head(width: int, model: ModelConfig) -> nn.Module:
+    return Tower(width, model.hidden, model.activation)

@@ -17,7 +17,7 @@ class ItemCatalog:
     must not be broadcast between processes at every step as module buffers would be.
 
     Attributes:
-        features: int32 [N] each; row of the feature's table, by item row.
+        features: int32 [N] each, or [N, W] for a list; row of the feature's table, by item row.
         vectors: int8, float16 or float32 [N, M], or None.
         inv_norm: float32 [N]; 1 / norm, 0 where the item has no vector; or None.
     """
@@ -35,8 +35,21 @@ class ItemCatalog:
         )
 
     def feature_rows(self, name: str, items: Tensor) -> Tensor:
-        """int64 rows of feature `name` of the given item rows, same shape."""
-        return self.features[name].index_select(0, items.reshape(-1)).long().view(items.shape)
+        """int64 rows of feature `name` of the given item rows: same shape, list entries last."""
+        column = self.features[name]
+        found = column.index_select(0, items.reshape(-1)).long()
+        return found.view(*items.shape, *column.shape[1:])
+
+    def content(self, items: Tensor) -> Tensor:
+        """Float32 vectors [..., M] of the given item rows as their makers gave them.
+
+        int8 is read back as x / 127, the form in which Taobao-MM publishes its vectors.
+        """
+        assert self.vectors is not None
+        found = self.vectors.index_select(0, items.reshape(-1)).float()
+        if self.vectors.dtype == torch.int8:
+            found /= 127.0
+        return found.view(*items.shape, self.vectors.shape[1])
 
     def unit_vectors(self, items: Tensor) -> Tensor:
         """Float32 unit vectors [..., M] of the given item rows; zero where an item has none."""

@@ -1,42 +1,56 @@
 """The CTR network: embeddings -> GSU -> ESU -> head, as in MUSE's figure 2 (arXiv 2512.07216).
 
-Shape legend: B samples, U users, K picks, V distinct behaviours, R recent behaviours, G groups,
-n samples of a group, P behaviours of a group, M width of a frozen vector, E width of a behaviour.
+Shape legend: B samples, U users, T events of all histories, K picks, P latest behaviours,
+R recent behaviours of the batch, V distinct behaviours, G groups, n samples of a group, M width of
+a frozen vector, E width of a behaviour.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from ctr.data.batch import Batch
-from ctr.model.behaviours import BehaviourSpace, Request, look_up
+from ctr.model.behaviours import BehaviourSpace
+from ctr.model.branch import Branch
 from ctr.model.catalog import ItemCatalog
+from ctr.model.clock import StageClock
 from ctr.model.embeddings import EmbeddingTables
-from ctr.model.esu import RecentAttention, SimTier, grouped, ungrouped
-from ctr.model.gsu import GeneralSearchUnit, Retrieved
-from ctr.model.head import Tower
+from ctr.model.gsu import GeneralSearchUnit, Retrieved, Search
+from ctr.model.items import feature_request, pooled
+from ctr.model.recent import recent_per_sample, recent_sequence
+from ctr.model.requests import Request, look_up
+from ctr.model.sequences import Picks
+from ctr.model.trace import Trace
 from ctr.model.windows import RecentWindows, recent_windows
 from ctr.schema import FeatureSpec
-from kernels import gathered_sum
 
 
 @dataclass(frozen=True)
 class Features:
-    """Which features describe the user and the target item beside their ids."""
+    """Which features describe the user, the sample and the target item beside their ids."""
 
     user: tuple[FeatureSpec, ...]
+    sample: tuple[FeatureSpec, ...]
     target: tuple[FeatureSpec, ...]
 
 
 @dataclass(frozen=True)
-class LongBranch:
-    """The long branch: who picks, who models the picks."""
+class LongPart:
+    """What looks further back than the recent branch.
 
-    gsu: GeneralSearchUnit
-    attention: nn.Module
+    Attributes:
+        gsu: picks behaviours for `branch`; None for a model without a search.
+        branch: models the picks.
+        whole: an ESU that reads every behaviour, without a search; or None.
+    """
+
+    gsu: GeneralSearchUnit | None = None
+    branch: Branch | None = None
+    whole: nn.Module | None = None
 
 
 class Network(nn.Module):
@@ -45,13 +59,12 @@ class Network(nn.Module):
     Args:
         tables: embedding tables.
         catalog: frozen item vectors and features.
-        features: of users and targets.
+        features: of users, samples and targets.
         behaviours: what a behaviour is made of.
-        recent: attention over the latest `recent_length` behaviours.
+        recent: models the latest `recent_length` behaviours.
         recent_length: of the recent branch.
-        long: GSU and attention, or None for a model without a long branch (DIN).
-        simtier: histograms, by the sequence they count: "recent", "retrieved".
-        head: tower.
+        long: what looks further back.
+        head: input parts side by side -> logit.
     """
 
     def __init__(
@@ -61,113 +74,43 @@ class Network(nn.Module):
         catalog: ItemCatalog,
         features: Features,
         behaviours: BehaviourSpace,
-        recent: RecentAttention,
+        recent: Branch,
         recent_length: int,
-        long: LongBranch | None,
-        simtier: dict[str, SimTier],
-        head: Tower,
+        long: LongPart,
+        head: nn.Module,
     ) -> None:
         super().__init__()
         self.tables, self.catalog, self.features = tables, catalog, features
         self.behaviours, self.recent_length = behaviours, recent_length
-        self.recent, self.head = recent, head
-        self.gsu = long.gsu if long else None
-        self.attention = long.attention if long else None
-        self.simtier = nn.ModuleDict(simtier)
+        self.recent, self.retrieved, self.whole = recent, long.branch, long.whole
+        self.gsu, self.head = long.gsu, head
+        self.search_clock = StageClock()
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Logits float [B]."""
-        retrieved = self._search(batch)
-        windows = recent_windows(
-            batch.user_B,
-            batch.history_begin_B,
-            batch.history_end_B,
-            batch.history_offsets_U,
-            self.recent_length,
-        )
-        key_V, recent_R, index_BK = self._distinct(batch, windows, retrieved)
-        found = look_up(
-            self.tables, {**self._requests(batch), **self.behaviours.requests(key_V, self.catalog)}
-        )
-        behaviour_VE = self.behaviours.embed(found)
-        target_B = self._target(found)
-        parts = [*self.recent(target_B, behaviour_VE.index_select(0, recent_R), windows)]
-        if retrieved is not None and index_BK is not None:
-            parts += self._long(batch, retrieved, target_B, behaviour_VE, index_BK)
-        if "recent" in self.simtier:
-            parts.append(self._recent_tiers(batch, windows))
-        parts += [found[f"target.{name}"] for name in ("item", *self._target_names())]
-        parts += [found[f"user.{f.name}"].index_select(0, batch.user_B) for f in self.features.user]
-        return self.head(torch.cat(parts, dim=1))
+    def forward(self, batch: Batch, trace: Trace | None = None) -> Tensor:
+        """Logits float [B]; tells `trace` how it came to them."""
+        trace = Trace() if trace is None else trace
+        with self.search_clock.running(batch.user_B.device):
+            trace.retrieved = self.search(batch)
+        trace.parts.update(self._inputs(batch, trace))
+        return self.head(torch.cat([*trace.parts.values()], dim=1))
 
-    def _search(self, batch: Batch) -> Retrieved | None:
+    def search(self, batch: Batch) -> Retrieved | None:
         """What the GSU picks, with the cosine of frozen vectors where anything downstream needs it.
 
         In float32 whatever the training precision: picks and tiers must not depend on it.
         """
         if self.gsu is None:
             return None
-        assert self.attention is not None
+        assert self.retrieved is not None
         with torch.no_grad(), torch.autocast(batch.user_B.device.type, enabled=False):
-            retrieved = self.gsu(batch, self.catalog, self.tables)
-            wanted = "retrieved" in self.simtier or self.attention.uses_similarity
-            if retrieved.similarity_BK is None and wanted:
-                return self._with_similarity(batch, retrieved)
+            units: Mapping[str, nn.Module] = dict(self.retrieved.units.items())
+            search = Search(batch, self.catalog, self.tables, lambda: self._embedded(batch), units)
+            retrieved = self.gsu(search)
+            if retrieved.similarity_BK is None and self.retrieved.uses_similarity:
+                return self.with_similarity(batch, retrieved)
         return retrieved
 
-    def _distinct(
-        self, batch: Batch, windows: RecentWindows, retrieved: Retrieved | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Keys of the step's distinct behaviours, and where recent and picked ones are in them."""
-        recent = self.behaviours.keys(batch, windows.position_R)
-        if retrieved is None:
-            key_V, index = torch.unique(recent, return_inverse=True)
-            return key_V, index, None
-        picked = self.behaviours.keys(batch, retrieved.index_BK, retrieved.mask_BK)
-        key_V, index = torch.unique(torch.cat([recent, picked.view(-1)]), return_inverse=True)
-        recent_R, picked_N = index.split([recent.numel(), picked.numel()])
-        return key_V, recent_R, picked_N.view(picked.shape)
-
-    def _target_names(self) -> list[str]:
-        return [f.name for f in self.features.target]
-
-    def _requests(self, batch: Batch) -> dict[str, Request]:
-        items = batch.target_item_B
-        requests = {"target.item": Request("item", items)}
-        for f in self.features.target:
-            requests[f"target.{f.name}"] = Request(
-                f.table, self.catalog.feature_rows(f.name, items)
-            )
-        for f in self.features.user:
-            requests[f"user.{f.name}"] = Request(f.table, batch.user_features_U[f.name])
-        return requests
-
-    def _target(self, found: dict[str, Tensor]) -> Tensor:
-        """What attends: the target's counterpart of a behaviour, without side columns."""
-        names = ["item", *(f.name for f in self.behaviours.item_features)]
-        return torch.cat([found[f"target.{name}"] for name in names], dim=1)
-
-    def _long(
-        self,
-        batch: Batch,
-        retrieved: Retrieved,
-        target_B: Tensor,
-        behaviour_VE: Tensor,
-        index_BK: Tensor,
-    ) -> list[Tensor]:
-        assert self.attention is not None
-        mask_BK, similarity_BK = retrieved.mask_BK, retrieved.similarity_BK
-        interest = self.attention(target_B, behaviour_VE, index_BK, mask_BK, similarity_BK)
-        even_BK = mask_BK / mask_BK.sum(dim=1, keepdim=True).clamp(min=1)
-        mean = gathered_sum(even_BK.to(behaviour_VE.dtype), behaviour_VE, index_BK)
-        parts = [interest, mean]
-        if "retrieved" in self.simtier:
-            assert similarity_BK is not None
-            known_BK = mask_BK if retrieved.known_BK is None else mask_BK & retrieved.known_BK
-            parts.append(self.simtier["retrieved"](similarity_BK, known_BK))
-        return parts
-
-    def _with_similarity(self, batch: Batch, retrieved: Retrieved) -> Retrieved:
+    def with_similarity(self, batch: Batch, retrieved: Retrieved) -> Retrieved:
         """The picks with their cosine to the target, and where it exists."""
         items_BK = torch.zeros_like(retrieved.index_BK)
         if batch.history_item_T.numel():
@@ -178,16 +121,112 @@ class Network(nn.Module):
         known_BK = vector_BKM.any(dim=2) & target_BM.any(dim=1, keepdim=True)
         return replace(retrieved, similarity_BK=similarity_BK, known_BK=known_BK)
 
-    def _recent_tiers(self, batch: Batch, windows: RecentWindows) -> Tensor:
-        with torch.no_grad(), torch.autocast(batch.user_B.device.type, enabled=False):
-            items_R = batch.history_item_T.index_select(0, windows.position_R).long()
-            vector_GPM = nn.functional.embedding(
-                windows.index_GP, self.catalog.unit_vectors(items_R)
+    def costs(self) -> dict[str, float]:
+        """Seconds that this process has searched, and the number of parameters."""
+        embedding = {id(p): p.numel() for p in self.tables.parameters()}
+        every = {id(p): p.numel() for p in self.parameters()}
+        return {
+            "search_seconds": self.search_clock.seconds(),
+            "parameters_embedding": sum(embedding.values()),
+            "parameters_dense": sum(n for key, n in every.items() if key not in embedding),
+        }
+
+    def _inputs(self, batch: Batch, trace: Trace) -> dict[str, Tensor]:
+        """The head's input by parts."""
+        windows = recent_windows(
+            batch.user_B,
+            batch.history_begin_B,
+            batch.history_end_B,
+            batch.history_offsets_U,
+            self.recent_length,
+        )
+        key_V, index = self._distinct(batch, windows, trace.retrieved)
+        found = look_up(
+            self.tables, {**self._requests(batch), **self.behaviours.requests(key_V, self.catalog)}
+        )
+        behaviour_VE = self.behaviours.embed(found, key_V, self.catalog)
+        target_parts, target_B = self._target(found, batch)
+        rows_RE = behaviour_VE.index_select(0, index["recent"])
+        similarity = self.recent.uses_similarity
+        recent = recent_sequence(batch, windows, rows_RE, self.catalog if similarity else None)
+        trace.recent_index_BP, trace.recent_mask_BP = recent_per_sample(windows)
+        parts, weights = self.recent(target_B, recent)
+        trace.weights.update({name: recent.per_sample(weight) for name, weight in weights.items()})
+        if self.retrieved is not None and trace.retrieved is not None:
+            picks = self._picks(trace.retrieved, behaviour_VE, index["retrieved"])
+            long, weights = self.retrieved(target_B, picks)
+            parts.update(long)
+            trace.weights.update(weights)
+        if self.whole is not None:
+            parts["whole"] = self.whole(target_B, behaviour_VE, index["whole"], batch)
+        return {**parts, **target_parts, **self._context(found, batch)}
+
+    def _picks(self, retrieved: Retrieved, behaviour_VE: Tensor, index_BK: Tensor) -> Picks:
+        mask_BK = retrieved.mask_BK
+        known_BK = mask_BK if retrieved.known_BK is None else mask_BK & retrieved.known_BK
+        return Picks(behaviour_VE, index_BK, mask_BK, known_BK, retrieved.similarity_BK)
+
+    def _distinct(
+        self, batch: Batch, windows: RecentWindows, retrieved: Retrieved | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Keys of the step's distinct behaviours, and where each sequence's are in them."""
+        keys = {"recent": self.behaviours.keys(batch, windows.position_R)}
+        if retrieved is not None:
+            keys["retrieved"] = self.behaviours.keys(batch, retrieved.index_BK, retrieved.mask_BK)
+        if self.whole is not None:
+            every_T = torch.arange(batch.history_item_T.numel(), device=batch.user_B.device)
+            keys["whole"] = self.behaviours.keys(batch, every_T)
+        key_V, index = torch.unique(
+            torch.cat([key.view(-1) for key in keys.values()]), return_inverse=True
+        )
+        parts = index.split([key.numel() for key in keys.values()])
+        return key_V, {
+            name: part.view(key.shape)
+            for (name, key), part in zip(keys.items(), parts, strict=True)
+        }
+
+    def _embedded(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Distinct behaviours of the whole histories, row of each event, targets (see Search)."""
+        every_T = torch.arange(batch.history_item_T.numel(), device=batch.user_B.device)
+        key_V, index_T = torch.unique(self.behaviours.keys(batch, every_T), return_inverse=True)
+        items, catalog = self.behaviours.items, self.catalog
+        wanted = items.requests("target", batch.target_item_B, catalog)
+        found = look_up(self.tables, {**wanted, **self.behaviours.requests(key_V, catalog)})
+        target = items.embed("target", found, batch.target_item_B, catalog)
+        behaviour_VE = self.behaviours.embed(found, key_V, catalog)
+        return behaviour_VE, index_T, torch.cat([*target.values()], dim=1)
+
+    def _requests(self, batch: Batch) -> dict[str, Request]:
+        targets = batch.target_item_B
+        requests = self.behaviours.items.requests("target", targets, self.catalog)
+        for f in self.features.target:
+            requests[f"target.{f.name}"] = feature_request(f, targets, self.catalog)
+        for f in self.features.sample:
+            requests[f"sample.{f.name}"] = Request(f.table, batch.sample_features_B[f.name])
+        for f in self.features.user:
+            requests[f"user.{f.name}"] = Request(f.table, batch.user_features_U[f.name])
+        return requests
+
+    def _target(self, found: dict[str, Tensor], batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """All that is known of the targets by name, and what attends.
+
+        What attends is the target's counterpart of a behaviour, without side columns.
+        """
+        items, targets = self.behaviours.items, batch.target_item_B
+        own = items.embed("target", found, targets, self.catalog)
+        parts = {"target.item": own["item"]}
+        for f in self.features.target:
+            rows = found[f"target.{f.name}"]
+            known = own.get(f.name)
+            parts[f"target.{f.name}"] = (
+                pooled(f, rows, targets, self.catalog) if known is None else known
             )
-            target_GnM = grouped(self.catalog.unit_vectors(batch.target_item_B), windows)
-            similarity_GnP = torch.bmm(target_GnM, vector_GPM.transpose(1, 2))
-            # A behaviour or target without a vector has no similarity to count.
-            known_GP = vector_GPM.any(dim=2)
-            known_Gn = target_GnM.any(dim=2)
-            mask = windows.mask_GnP & known_GP[:, None] & known_Gn[..., None]
-        return ungrouped(self.simtier["recent"](similarity_GnP, mask), windows)
+        if "content" in own:
+            parts["target.content"] = own["content"]
+        return parts, torch.cat([*own.values()], dim=1)
+
+    def _context(self, found: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        parts = {f"sample.{f.name}": found[f"sample.{f.name}"] for f in self.features.sample}
+        for f in self.features.user:
+            parts[f"user.{f.name}"] = found[f"user.{f.name}"].index_select(0, batch.user_B)
+        return parts

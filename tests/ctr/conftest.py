@@ -67,5 +67,5 @@ def config(tiny_store) -> RunConfig:
 
 @pytest.fixture
 def batch(store):
-    loader = Loader(store, "train", batch_size=200, history_length=60, seed=3)
+    loader = Loader(store, store.split("train"), batch_size=200, history_length=60, seed=3)
     return next(iter(loader))

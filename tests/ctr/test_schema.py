@@ -23,15 +23,20 @@ def read(folder, manifest):
 
 def test_everything_in_the_manifest_is_read(tmp_path, manifest):
     manifest["features"]["event"] = [{"name": "liked", "table": "brand"}]
+    manifest["features"]["sample"] = [{"name": "likes", "table": "shop"}]
+    manifest["features"]["item"].append({"name": "tags", "table": "brand", "width": 5})
     schema = read(tmp_path, manifest)
     assert schema.name == manifest["name"]
     assert schema.table_rows == {n: t["rows"] for n, t in manifest["tables"].items()}
-    for kind in ("user", "item", "event"):
+    for kind in ("user", "item", "event", "sample"):
         found = [(f.name, f.table) for f in getattr(schema, kind)]
         assert found == [(f["name"], f["table"]) for f in manifest["features"][kind]]
+    assert {f.name: f.width for f in schema.item if f.width > 1} == {"tags": 5}
     assert schema.max_history == manifest["histories"]["max_length"]
     assert vars(schema.vectors) == manifest["vectors"]
-    assert {n: vars(s) for n, s in schema.splits.items()} == manifest["splits"]
+    found = {n: (s.samples, s.positives, s.users) for n, s in schema.splits.items()}
+    expected = manifest["splits"].items()
+    assert found == {n: (s["samples"], s["positives"], s["users"]) for n, s in expected}
 
 
 def test_the_digest_follows_the_manifest(tmp_path, tiny_store, manifest):
@@ -41,6 +46,32 @@ def test_the_digest_follows_the_manifest(tmp_path, tiny_store, manifest):
     name = next(iter(manifest["files"]))
     manifest["files"][name]["blake2b"] = "0" * 32
     assert read(tmp_path, manifest).digest != same
+
+
+def test_what_stores_of_the_first_releases_do_not_say(tmp_path, manifest):
+    schema = read(tmp_path, manifest)
+    assert schema.sample == ()
+    assert all(spec.width == 1 for spec in schema.item)
+    assert all(split.labelled and not split.source_rows for split in schema.splits.values())
+
+
+def test_a_split_without_labels_has_no_positives(tmp_path, manifest):
+    given = manifest["splits"]["test"]
+    given |= {"labelled": False, "source_rows": True}
+    del given["positives"]
+    split = read(tmp_path, manifest).splits["test"]
+    assert (split.positives, split.labelled, split.source_rows) == (None, False, True)
+    given["labelled"] = True
+    with pytest.raises(StoreError, match=r"manifest\.json: no key 'positives'"):
+        read(tmp_path, manifest)
+
+
+@pytest.mark.parametrize("kind", ["user", "event", "sample", "item"])
+def test_only_items_have_lists_and_of_two_at_least(tmp_path, manifest, kind):
+    entry = {"name": "tags", "table": "brand", "width": 1 if kind == "item" else 2}
+    manifest["features"].setdefault(kind, []).append(entry)
+    with pytest.raises(StoreError, match=rf"{kind} feature tags of width {entry['width']}: only"):
+        read(tmp_path, manifest)
 
 
 def test_a_manifest_changed_since_it_was_written(tmp_path, tiny_store):
@@ -152,6 +183,10 @@ def test_a_missing_key_is_named(tmp_path, manifest, path):
         ("vectors", []),
         ("splits", {"train": {"samples": "all", "positives": 0, "users": 0}}),
         ("splits", {"train": 3}),
+        ("splits", {"train": {"samples": 1, "positives": 0, "users": 1, "labelled": "no"}}),
+        ("splits", {"train": {"samples": 1, "positives": 0, "users": 1, "source_rows": 1}}),
+        ("features", {"user": [], "item": [], "event": [], "sample": None}),
+        ("features", {"user": [], "item": [], "event": [], "sample": [{"name": "../x"}]}),
         ("splits", {"train": {"samples": True, "positives": 0, "users": 0}}),
         ("splits", {"../../x": {"samples": 1, "positives": 0, "users": 1}}),
         ("tables", {"item": {"rows": float("inf")}}),

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctr.data.loader import EpochOrder, Loader, Shard
-from ctr.data.store import Store
+from ctr.data.store import Split, Store
 from ctr.schema import StoreError
 
 
@@ -41,7 +41,7 @@ def test_every_row_once_at_any_world_size(store, world_size, batch_size):
     for rank in range(world_size):
         loader = Loader(
             store,
-            "test",
+            store.split("test"),
             batch_size=batch_size,
             history_length=30,
             shard=Shard(rank, world_size),
@@ -59,7 +59,7 @@ def test_every_row_once_at_any_world_size(store, world_size, batch_size):
 
 def test_batch_holds_what_the_store_says(store):
     split = store.split("train")
-    loader = Loader(store, "train", batch_size=97, history_length=25, seed=2, workers=3)
+    loader = Loader(store, split, batch_size=97, history_length=25, seed=2, workers=3)
     for batch in loader:
         offsets = batch.history_offsets_U
         assert (batch.user_B.diff() >= 0).all()
@@ -86,17 +86,18 @@ def test_resumes_at_any_sample_with_another_world_size(store):
                 break
         return rows
 
-    whole = Loader(store, "train", batch_size=100, history_length=9, seed=4)
+    split = store.split("train")
+    whole = Loader(store, split, batch_size=100, history_length=9, seed=4)
     whole.load_state_dict({"epoch": 1, "samples_done": 0})
     expected = read(whole)
     assert whole.state_dict() == {"epoch": 2, "samples_done": 0}
-    first = Loader(store, "train", batch_size=100, history_length=9, seed=4)
+    first = Loader(store, split, batch_size=100, history_length=9, seed=4)
     first.load_state_dict({"epoch": 1, "samples_done": 0})
     begun = read(first, steps=3)
     rest = []
     for rank in range(3):
         shard = Shard(rank, 3)
-        other = Loader(store, "train", batch_size=50, history_length=9, seed=4, shard=shard)
+        other = Loader(store, split, batch_size=50, history_length=9, seed=4, shard=shard)
         other.load_state_dict(first.state_dict())
         rest += read(other)
     assert begun == expected[:300]
@@ -117,19 +118,41 @@ def test_an_event_outside_its_table_is_named(tiny_store, tmp_path, row, name):
     events = np.load(file)
     events[:] = rows - 1
     np.save(file, events)
-    assert len(list(Loader(Store(path), "train", batch_size=500, history_length=99)))
+    read = {"batch_size": 500, "history_length": 99}
+    store = Store(path)
+    assert len(list(Loader(store, store.split("train"), **read)))
     events[:] = rows if row is None else row
     np.save(file, events)
+    store = Store(path)
+    loader = Loader(store, store.split("train"), **read)
     with pytest.raises(StoreError, match=rf"users/{name}\.npy: an event of row .*table has {rows}"):
-        list(Loader(Store(path), "train", batch_size=500, history_length=99))
+        list(loader)
 
 
 def test_epochs_differ_and_seeds_repeat(store):
     def epoch(seed, number):
-        loader = Loader(store, "train", batch_size=500, history_length=9, seed=seed)
+        loader = Loader(store, store.split("train"), batch_size=500, history_length=9, seed=seed)
         loader.load_state_dict({"epoch": number, "samples_done": 0})
         return torch.cat([b.sample_B for b in loader]).tolist()
 
     assert epoch(1, 0) == epoch(1, 0)
     assert epoch(1, 0) != epoch(1, 1)
     assert epoch(1, 0) != epoch(2, 0)
+
+
+def test_samples_of_no_split_are_read_with_what_they_carry(store):
+    """A split of our own making: without labels, each sample with a feature."""
+    train = store.split("train")
+    shown = np.arange(len(train), dtype=np.int32) % 7
+    own = Split(train.user, train.item, train.history_end, None, {"likes": shown}).part(10, 300)
+    batches = list(Loader(store, own, batch_size=64, history_length=9, seed=1))
+    sample = torch.cat([batch.sample_B for batch in batches])
+    assert sorted(sample.tolist()) == list(range(290))
+    found = torch.cat([batch.sample_features_B["likes"] for batch in batches])
+    assert found.dtype == torch.int64
+    assert found.tolist() == ((sample + 10) % 7).tolist()
+    target = torch.cat([batch.target_item_B for batch in batches])
+    assert target.tolist() == train.item[10:300][sample].tolist()
+    # A loss that were made of it could not be taken for a number.
+    assert all(batch.label_B.isnan().all() for batch in batches)
+    assert batches[0].to(torch.device("cpu")).sample_features_B.keys() == {"likes"}

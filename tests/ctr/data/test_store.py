@@ -15,6 +15,7 @@ AT_OPENING = ["users/history_offsets", "users/history_item", "users/feature_user
 BY_SPLIT = [f"splits/train/{name}" for name in ("user", "item", "history_end", "label")]
 BY_ITEM = ["items/feature_category", "items/vectors", "items/vector_inv_norm"]
 EVERY_KIND = AT_OPENING + BY_SPLIT + BY_ITEM
+OPTIONAL = ["splits/train/feature_likes", "splits/train/source_row", "items/feature_tags"]
 
 
 @pytest.fixture
@@ -95,6 +96,55 @@ def test_an_event_column(damaged):
     assert (Store(damaged).events["liked"] == events % 2).all()
 
 
+def extended(path):
+    """The store with all that newer ones may have; the test split is without labels."""
+
+    def extend(manifest):
+        manifest["features"]["sample"] = [{"name": "likes", "table": "brand"}]
+        manifest["features"]["item"].append({"name": "tags", "table": "brand", "width": 3})
+        manifest["splits"]["train"]["source_rows"] = True
+        manifest["splits"]["test"]["labelled"] = False
+        del manifest["splits"]["test"]["positives"]
+        items = manifest["tables"]["item"]["rows"]
+        np.save(path / "items/feature_tags.npy", np.zeros((items, 3), dtype=np.int32))
+        for name, split in manifest["splits"].items():
+            likes = np.arange(split["samples"], dtype=np.int32) % 2
+            np.save(path / f"splits/{name}/feature_likes.npy", likes)
+        rows = np.arange(manifest["splits"]["train"]["samples"])[::-1]
+        np.save(path / "splits/train/source_row.npy", rows)
+        (path / "splits/test/label.npy").unlink()
+
+    edit_manifest(path, extend)
+    return path
+
+
+def test_a_store_with_all_that_is_optional(damaged):
+    store = Store(extended(damaged))
+    train = store.split("train")
+    assert train.features["likes"].tolist() == [i % 2 for i in range(len(train))]
+    assert train.source_row.tolist() == [*range(len(train))][::-1]
+    assert store.item_features["tags"].shape == (store.schema.table_rows["item"], 3)
+    test = store.split("test", need_labels=False)
+    assert (test.label, test.source_row) == (None, None)
+    assert len(test.features["likes"]) == len(test) == store.schema.splits["test"].samples
+
+
+def test_a_split_without_labels_says_what_can_be_done_with_it(damaged):
+    store = Store(extended(damaged))
+    message = r"split 'test' has no labels to train or evaluate with; .*predict\.py .*samples=test"
+    with pytest.raises(StoreError, match=message):
+        store.split("test")
+
+
+def test_a_part_of_a_split(damaged):
+    train = Store(extended(damaged)).split("train")
+    part = train.part(5, 9)
+    assert len(part) == 4
+    for name in ("user", "item", "history_end", "label", "source_row"):
+        assert getattr(part, name).tolist() == getattr(train, name)[5:9].tolist()
+    assert part.features["likes"].tolist() == train.features["likes"][5:9].tolist()
+
+
 def set_at(place, value):
     def change(array):
         array[place] = value
@@ -117,12 +167,18 @@ PLACES = {
     "no such event": ("splits/train/history_end", set_at(4, 2**40), "row 4"),
     "negative end": ("splits/train/history_end", set_at(4, -1), "row 4"),
     "label": ("splits/train/label", set_at(2, 2), "row 2"),
+    "sample feature": ("splits/train/feature_likes", set_at(3, 10**6), "row 3: 1000000"),
+    "negative sample feature": ("splits/train/feature_likes", set_at(-1, -1), "row "),
+    "entry of a list": ("items/feature_tags", set_at((6, 2), 10**6), "row 6: 1000000"),
+    "negative entry of a list": ("items/feature_tags", set_at((4, 0), -7), "row 4: -7"),
+    "source row": ("splits/train/source_row", set_at(8, -1), "row 8: -1"),
 }
 
 
 @pytest.mark.parametrize("name", PLACES)
 def test_a_place_that_is_not_there(damaged, name):
     file, change, row = PLACES[name]
+    extended(damaged)
     np.save(damaged / f"{file}.npy", change(np.load(damaged / f"{file}.npy")))
     with pytest.raises(StoreError, match=rf"\.npy, {row}.*prepare the store again"):
         read_all(damaged)
@@ -145,8 +201,9 @@ def test_a_folder_that_is_no_store(tmp_path):
         Store(tmp_path)
 
 
-@pytest.mark.parametrize("name", EVERY_KIND)
+@pytest.mark.parametrize("name", EVERY_KIND + OPTIONAL)
 def test_a_missing_file(damaged, name):
+    extended(damaged)
     (damaged / f"{name}.npy").unlink()
     with pytest.raises(StoreError, match=rf"{name}\.npy: missing; prepare the store again"):
         read_all(damaged)
@@ -179,6 +236,26 @@ def test_an_array_of_another_kind(damaged, name, change):
     path = damaged / f"{name}.npy"
     np.save(path, change(np.load(path)))
     with pytest.raises(StoreError, match=r"expected|no user record"):
+        read_all(damaged)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("items/feature_tags", ", 3"), ("splits/train/feature_likes", "")]
+)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda array: array.astype(np.int64),
+        lambda array: array[:-1],
+        lambda array: array.repeat(2, axis=-1),
+        lambda array: array[..., None],
+    ],
+    ids=["dtype", "shorter", "wider", "dimensions"],
+)
+def test_an_optional_array_of_another_kind(damaged, name, shape, change):
+    path = extended(damaged) / f"{name}.npy"
+    np.save(path, change(np.load(path)))
+    with pytest.raises(StoreError, match=rf"{name}\.npy: .*expected int32 \[\d+{shape}\]"):
         read_all(damaged)
 
 

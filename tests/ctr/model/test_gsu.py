@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ctr.model.build import build_network
-from ctr.model.gsu import CategorySearch, CosineSearch, IdSearch, RecentSearch
+from ctr.model.gsu import CategorySearch, CosineSearch, IdSearch, RecentSearch, Search
 
 K = 12
 
@@ -13,6 +13,14 @@ K = 12
 def tables(store, catalog, config):
     torch.manual_seed(0)
     return build_network(store.schema, catalog, config.model, config.embedding).tables
+
+
+@pytest.fixture
+def search(batch, catalog, tables):
+    def embed():
+        raise AssertionError("none of these strategies asks for embedded behaviours")
+
+    return Search(batch, catalog, tables, embed, {})
 
 
 def visible(batch, i):
@@ -30,8 +38,8 @@ def best(scored):
     return [index for _, index in sorted(scored, reverse=True)[:K]]
 
 
-def test_cosine(batch, catalog, tables):
-    retrieved = CosineSearch(K)(batch, catalog, tables)
+def test_cosine(search, batch, catalog, tables):
+    retrieved = CosineSearch(K)(search)
     known = catalog.inv_norm > 0
     for i in range(len(batch)):
         target = int(batch.target_item_B[i])
@@ -46,8 +54,8 @@ def test_cosine(batch, catalog, tables):
         assert picks(retrieved, i) == best(scored)
 
 
-def test_category(batch, catalog, tables):
-    retrieved = CategorySearch(K)(batch, catalog, tables)
+def test_category(search, batch, catalog, tables):
+    retrieved = CategorySearch(K)(search)
     category = catalog.features["category"]
     for i in range(len(batch)):
         wanted = category[batch.target_item_B[i]]
@@ -59,11 +67,11 @@ def test_category(batch, catalog, tables):
         assert picks(retrieved, i) == best(scored)
 
 
-def test_id_soft_follows_the_trained_tables(batch, catalog, tables):
+def test_id_soft_follows_the_trained_tables(search, batch, catalog, tables):
     with torch.no_grad():
         for weight in tables.parameters():
             weight.normal_()
-    retrieved = IdSearch(K)(batch, catalog, tables)
+    retrieved = IdSearch(K)(search)
     weights = {
         config.name: collection.embeddings[config.name].weight.detach().double()
         for collection in tables.collections.values()
@@ -88,15 +96,15 @@ def test_id_soft_follows_the_trained_tables(batch, catalog, tables):
         torch.testing.assert_close(chosen, expected, atol=1e-6, rtol=0)
 
 
-def test_recent(batch, catalog, tables):
-    retrieved = RecentSearch(K)(batch, catalog, tables)
+def test_recent(search, batch, catalog, tables):
+    retrieved = RecentSearch(K)(search)
     for i in range(len(batch)):
         assert picks(retrieved, i) == list(visible(batch, i))[::-1][:K]
 
 
 @pytest.mark.parametrize("strategy", [CosineSearch, CategorySearch, IdSearch, RecentSearch])
-def test_more_picks_than_behaviours(strategy, batch, catalog, tables):
-    retrieved = strategy(10_000)(batch, catalog, tables)
+def test_more_picks_than_behaviours(strategy, search, batch, catalog, tables):
+    retrieved = strategy(10_000)(search)
     length = batch.history_end_B - batch.history_begin_B
     assert (retrieved.mask_BK.sum(dim=1) <= length).all()
     assert retrieved.index_BK.shape == (len(batch), 10_000)

@@ -13,12 +13,18 @@ from ctr.schema import StoreError
 
 MODELS = {
     "muse": {},
-    "paper": {"attention": "sa_ta_paper", "simtier": "paper", "simtier_bins": 20},
+    "paper": {"retrieved_attention": ["sa_ta_paper"], "simtier": "paper", "simtier_bins": 20},
     "sim_hard": {"gsu": "category"},
     "sim_soft": {"gsu": "id_soft"},
-    "target": {"attention": "target", "simtier": "none"},
+    "target": {"retrieved_attention": ["target"], "simtier": "none"},
     "recent": {"gsu": "recent"},
     "din": {"gsu": "none", "simtier": "none"},
+    "qin": {
+        **{"gsu": "none", "simtier": "none", "recent_attention": ["asta"], "means": []},
+        **{"content_dim": 8, "head": "qnn"},
+    },
+    "muse_qin": {"retrieved_attention": ["sa_ta", "asta"], "head": "qnn"},
+    "dcnv2": {"recent_attention": ["sa_ta", "target"], "head": "dcnv2"},
 }
 
 
@@ -91,7 +97,7 @@ def test_every_tensor_is_made_on_the_device_of_the_batch(name, batch, store, cat
     network = make(store, catalog, config, name).train()
     with torch.device("meta"):
         network(batch).sum().backward()
-    assert torch.isfinite(network.head.layers[0].weight.grad).all()
+    assert all(torch.isfinite(p.grad).all() for p in network.head.parameters())
 
 
 def test_every_parameter_learns(batch, store, catalog, config):
@@ -108,16 +114,16 @@ def test_the_search_does_not_depend_on_the_precision(name, batch, store, catalog
     as_float = dataclasses.replace(catalog, vectors=catalog.vectors.float())
     network = make(store, as_float, config, name)
     with torch.no_grad():
-        expected = network._search(batch)
+        expected = network.search(batch)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            actual = network._search(batch)
+            actual = network.search(batch)
     assert torch.equal(actual.index_BK, expected.index_BK)
     assert torch.equal(actual.similarity_BK, expected.similarity_BK)
 
 
 def test_picks_without_a_vector_are_in_no_tier(batch, store, catalog, config):
     network = make(store, catalog, config, "recent")
-    found = network._search(batch)
+    found = network.search(batch)
     known = catalog.inv_norm > 0
     items = batch.history_item_T[found.index_BK].long()
     expected = known[items] & (items > 0) & known[batch.target_item_B][:, None]
@@ -125,7 +131,7 @@ def test_picks_without_a_vector_are_in_no_tier(batch, store, catalog, config):
     assert torch.equal(found.known_BK[picked], expected[picked])
     assert not found.known_BK[picked].all(), "the world has items without a vector"
     counted = []
-    network.simtier["retrieved"].register_forward_hook(lambda _, given, out: counted.append(given))
+    network.retrieved.simtier.register_forward_hook(lambda _, given, out: counted.append(given))
     with torch.no_grad():
         network(batch)
     assert torch.equal(counted[0][1], picked & expected)

@@ -1,4 +1,4 @@
-"""Ranking head: a tower of linear layers with DIN's Dice activation.
+"""Standardising over the samples of a step, wherever they are, and activations that do so.
 
 Shape legend: B samples of this process, W width of a layer.
 """
@@ -79,34 +79,3 @@ class Dice(nn.Module):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var, self.momentum)
         return mean, var
-
-
-def _activation(name: str, width: int) -> nn.Module:
-    if name == "dice":
-        return Dice(width)
-    return nn.PReLU(width) if name == "prelu" else nn.ReLU()
-
-
-class Tower(nn.Module):
-    """Linear layers with an activation between them and one logit at the end.
-
-    One logit under binary cross-entropy is the same model as the reference code's two-class
-    softmax: softmax of two logits is the sigmoid of their difference. No activation touches the
-    logit.
-
-    Args:
-        width: of the input; hidden: of the layers; activation: dice, prelu or relu.
-    """
-
-    def __init__(self, width: int, hidden: list[int], activation: str) -> None:
-        super().__init__()
-        self.input_width = width
-        layers: list[nn.Module] = []
-        for out in hidden:
-            layers += [nn.Linear(width, out), _activation(activation, out)]
-            width = out
-        self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
-
-    def forward(self, x_BW: Tensor) -> Tensor:
-        """Logit float [B] of float [B, W]."""
-        return self.layers(x_BW).squeeze(1)
