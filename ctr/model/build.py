@@ -11,7 +11,7 @@ from ctr.model.catalog import ItemCatalog
 from ctr.model.embeddings import EmbeddingTables, TableShape
 from ctr.model.esu import UNITS, SimTier
 from ctr.model.gsu import STRATEGIES
-from ctr.model.head import Tower
+from ctr.model.head import CrossHead, QuadraticHead, Tower
 from ctr.model.items import ItemSpace
 from ctr.model.network import Features, LongPart, Network
 from ctr.schema import FeatureSpec, StoreSchema
@@ -114,4 +114,8 @@ def _branch(
 
 
 def _head(width: int, model: ModelConfig) -> nn.Module:
+    if model.head == "qnn":
+        return QuadraticHead(width, model.head_layers, model.head_rows, model.head_dropout)
+    if model.head == "dcnv2":
+        return CrossHead(width, model.head_layers, model.hidden, model.activation)
     return Tower(width, model.hidden, model.activation)

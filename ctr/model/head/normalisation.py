@@ -1,4 +1,4 @@
-"""Standardising over the samples of a step, wherever they are, and activations that do so.
+"""Statistics of a step's samples, on whatever process they are, and normalisation by them.
 
 Shape legend: B samples of this process, W width of a layer.
 """
@@ -34,36 +34,33 @@ def _over_processes(tensor: Tensor) -> Tensor:
     return tensor
 
 
-class Dice(nn.Module):
-    """x (p + alpha (1 - p)), p = sigmoid of x standardised over the batch (arXiv 1706.06978, 4.3).
+class StepStatistics(nn.Module):
+    """Mean and variance by column: of the step in training, running ones in evaluation.
 
-    Statistics are those of the step's samples on all processes, so that the result does not depend
-    on how they are shared out, and an empty or one-sample share is no special case.
+    They are those of the step's samples on all processes, so that the result does not depend on
+    how samples are shared out, and an empty or one-sample share is no special case.
 
     Args:
-        width: W; momentum: of the running statistics that evaluation uses.
+        width: W.
+        momentum: weight of the newest step in the running statistics.
+        unbiased: divide the running variance by one sample less, as torch's BatchNorm1d does; the
+            variance of the step itself is always divided by all.
     """
 
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, width: int, momentum: float = 0.1) -> None:
+    def __init__(self, width: int, momentum: float = 0.1, unbiased: bool = False) -> None:
         super().__init__()
-        self.momentum, self.eps = momentum, 1e-8
-        self.alpha = nn.Parameter(torch.zeros(width))
+        self.momentum, self.unbiased = momentum, unbiased
         self.register_buffer("running_mean", torch.zeros(width))
         self.register_buffer("running_var", torch.ones(width))
 
-    def forward(self, x_BW: Tensor) -> Tensor:
-        """Activate float [B, W]."""
-        if self.training:
-            mean, var = self._step_statistics(x_BW.to(self.running_mean.dtype))
-        else:
-            mean, var = self.running_mean, self.running_var
-        p_BW = torch.sigmoid((x_BW - mean) * torch.rsqrt(var + self.eps))
-        return x_BW * (p_BW + self.alpha * (1.0 - p_BW))
-
-    def _step_statistics(self, x_BW: Tensor) -> tuple[Tensor, Tensor]:
+    def statistics(self, x_BW: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance [W] to standardise float [B, W] by; in training, notes them, too."""
+        if not self.training:
+            return self.running_mean, self.running_var
+        x_BW = x_BW.to(self.running_mean.dtype)
         # Sums of the values and of their squares let one exchange do; taken about the running
         # mean, which is the same on all processes, they lose no digits to a large mean.
         shifted_BW = x_BW - self.running_mean
@@ -77,5 +74,40 @@ class Dice(nn.Module):
         mean = self.running_mean + offset
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var, self.momentum)
+            self.running_var.lerp_(self._noted(var, samples), self.momentum)
         return mean, var
+
+    def _noted(self, var: Tensor, samples: Tensor) -> Tensor:
+        """The variance to take into the running one."""
+        if not self.unbiased:
+            return var
+        unbiased = var * (samples / (samples - 1.0).clamp(min=1.0))
+        # One sample alone tells nothing of a variance.
+        return torch.where(samples > 1.0, unbiased, self.running_var)
+
+
+class BatchNorm(StepStatistics):
+    """Batch normalisation over the samples of all processes (arXiv 1502.03167, algorithm 1).
+
+    On one process it is torch's BatchNorm1d, and accepts one sample, too. torch's SyncBatchNorm
+    wants a GPU and more than one sample in a step.
+
+    Args:
+        width: W.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, unbiased=True)
+        self.eps = 1e-5
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x_BW: Tensor) -> Tensor:
+        """Normalise float [B, W]; float32 out, unless the module was cast."""
+        mean, var = self.statistics(x_BW)
+        return (x_BW - mean) * (self.weight * torch.rsqrt(var + self.eps)) + self.bias
+
+    def running_map(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift [W] that evaluation amounts to: x * scale + shift."""
+        scale = self.weight * torch.rsqrt(self.running_var + self.eps)
+        return scale, self.bias - self.running_mean * scale

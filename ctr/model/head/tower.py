@@ -7,13 +7,26 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ctr.model.head.normalisation import Dice
+from ctr.model.head.dice import Dice
 
 
 def _activation(name: str, width: int) -> nn.Module:
     if name == "dice":
         return Dice(width)
     return nn.PReLU(width) if name == "prelu" else nn.ReLU()
+
+
+def hidden_layers(width: int, hidden: list[int], activation: str) -> list[nn.Module]:
+    """Linear layers, each with its activation after it.
+
+    Args:
+        width: of the input; hidden: of the layers; activation: dice, prelu or relu.
+    """
+    layers: list[nn.Module] = []
+    for out in hidden:
+        layers += [nn.Linear(width, out), _activation(activation, out)]
+        width = out
+    return layers
 
 
 class Tower(nn.Module):
@@ -30,11 +43,8 @@ class Tower(nn.Module):
     def __init__(self, width: int, hidden: list[int], activation: str) -> None:
         super().__init__()
         self.input_width = width
-        layers: list[nn.Module] = []
-        for out in hidden:
-            layers += [nn.Linear(width, out), _activation(activation, out)]
-            width = out
-        self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
+        layers = hidden_layers(width, hidden, activation)
+        self.layers = nn.Sequential(*layers, nn.Linear([width, *hidden][-1], 1))
 
     def forward(self, x_BW: Tensor) -> Tensor:
         """Logit float [B] of float [B, W]."""
