@@ -18,15 +18,31 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 _AGAIN = "Prepare the data set again with this version"
 
-# What the keys hold: `str` as a key stands for any name, `int` for a number of 0 or more.
+# What the keys hold: `str` as a key stands for any name, `int` for a number of 0 or more, and a key
+# that ends in `?` may be left out.
 _FEATURES = [{"name": str, "table": str}]
+_ITEM_FEATURES = [{"name": str, "table": str, "width?": int}]
+_FEATURE_KINDS = ("user", "item", "event", "sample")
 _SHAPE = {
     "name": str,
     "tables": {str: {"rows": int}},
-    "features": {"user": _FEATURES, "item": _FEATURES, "event": _FEATURES},
+    "features": {
+        "user": _FEATURES,
+        "item": _ITEM_FEATURES,
+        "event": _FEATURES,
+        "sample?": _FEATURES,
+    },
     "histories": {"records": int, "events": int, "max_length": int},
     "vectors": {"width": int, "dtype": str, "items_with_vector": int},
-    "splits": {str: {"samples": int, "positives": int, "users": int}},
+    "splits": {
+        str: {
+            "samples": int,
+            "positives?": int,
+            "users": int,
+            "labelled?": bool,
+            "source_rows?": bool,
+        }
+    },
     "files": {str: {"bytes": int, "blake2b": str}},
 }
 
@@ -80,6 +96,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     shape = {**_SHAPE, "vectors": None} if manifest.get("vectors", 0) is None else _SHAPE
     _check_shape(manifest, shape, file, "")
     _check_names(manifest, file)
+    _check_options(manifest, file)
     return manifest
 
 
@@ -93,8 +110,7 @@ def _check_shape(value: Any, shape: Any, file: Path, where: str) -> None:
     if isinstance(shape, dict):
         if not isinstance(value, dict):
             raise _wrong_kind(file, where, value)
-        named = dict.fromkeys(value, shape[str]) if str in shape else shape
-        for key, inner in named.items():
+        for key, inner in _expected(value, shape):
             if key not in value:
                 raise data_error("entry is missing", _AGAIN, file=file, key=f"{where}{key}")
             _check_shape(value[key], inner, file, f"{where}{key}.")
@@ -109,13 +125,22 @@ def _check_shape(value: Any, shape: Any, file: Path, where: str) -> None:
         raise _wrong_kind(file, where.rstrip("."), value)
 
 
+def _expected(value: dict[str, Any], shape: dict[Any, Any]) -> list[tuple[str, Any]]:
+    """Keys that an object must have, and those it may have and does, with what they hold."""
+    if str in shape:
+        return [(key, shape[str]) for key in value]
+    needed = [(key, inner) for key, inner in shape.items() if not key.endswith("?")]
+    free = [(key[:-1], inner) for key, inner in shape.items() if key.endswith("?")]
+    return needed + [(key, inner) for key, inner in free if key in value]
+
+
 def is_plain(name: str) -> bool:
     """Whether a name can be a part of a file name and lead nowhere else."""
     return name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
 
 
 def _check_names(manifest: dict[str, Any], file: Path) -> None:
-    features = [f for kind in ("user", "item", "event") for f in manifest["features"][kind]]
+    features = [f for kind in _FEATURE_KINDS for f in manifest["features"].get(kind, [])]
     for name in [*manifest["tables"], *manifest["splits"], *(f["name"] for f in features)]:
         if not is_plain(name):
             raise data_error("name is not part of a file name", _AGAIN, file=file, key=repr(name))
@@ -125,6 +150,25 @@ def _check_names(manifest: dict[str, Any], file: Path) -> None:
             raise data_error(problem, _AGAIN, file=file, key=feature["name"])
     if "item" not in manifest["tables"]:
         raise data_error("entry is missing", _AGAIN, file=file, key="tables.item")
+
+
+def _check_options(manifest: dict[str, Any], file: Path) -> None:
+    """What `_SHAPE` cannot say: how entries that may be left out hang together."""
+    for kind in _FEATURE_KINDS:
+        for feature in manifest["features"].get(kind, []):
+            if "width" in feature and (kind != "item" or feature["width"] < 2):
+                found = repr(feature["width"])[:60]
+                problem = f"width {found} of a feature of {kind}s, expected 2 or more, of items"
+                raise data_error(problem, _AGAIN, file=file, key=feature["name"])
+    for name, split in manifest["splits"].items():
+        if is_labelled(split) != ("positives" in split):
+            problem = "positives belong to a split with labels, and only to one"
+            raise data_error(problem, _AGAIN, file=file, key=f"splits.{name}")
+
+
+def is_labelled(split: Mapping[str, Any]) -> bool:
+    """Whether a split has labels, by its entry in the manifest; it has unless the entry says no."""
+    return bool(split.get("labelled", True))
 
 
 def _is_alive(pid: int) -> bool:

@@ -124,6 +124,17 @@ class Batch:
         result: NDArray[np.int64] = array.cast(pa.int64()).to_numpy(zero_copy_only=False)
         return result
 
+    def numbers(self, column: str) -> NDArray[Any]:
+        """A column of numbers as the file has them [n]; NaN may be among them.
+
+        Raises:
+            DataError: a null.
+        """
+        array = self.data.column(column)
+        self._no_nulls(array, column, "Give every row a value or remove the row")
+        values: NDArray[Any] = array.to_numpy(zero_copy_only=False)
+        return values
+
     def keys(self, column: str, null_allowed: bool = False) -> pl.Series:
         """A column of integers or text as Int64 or String [n].
 

@@ -40,7 +40,7 @@ def binary_labels(batch: Batch, column: str) -> NDArray[np.uint8]:
     Raises:
         DataError: a null, or another value.
     """
-    values = batch.integers(column)
+    values = batch.numbers(column)
     bad = np.flatnonzero((values != 0) & (values != 1))
     if len(bad):
         problem = f"label {values[bad[0]]}, expected 0 or 1"

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from datasets.command import run
-from datasets.errors import data_error
 from datasets.histories import HistoryWriter
 from datasets.manifest import (
     FORMAT,
@@ -31,6 +30,7 @@ from datasets.manifest import (
     temporary_folder,
 )
 from datasets.norms import inverse_norms
+from datasets.splits import write_split
 from datasets.verify import verify
 from datasets.vocab import Vocabulary
 
@@ -124,13 +124,29 @@ class StoreWriter:
         Args:
             kind: "user" or "item".
             name: the feature's name.
-            rows: row of its table for each record or item, int32 [U] or [N]; entry 0 is 0.
+            rows: row of its table for each record or item, int32 [U] or [N]; of items also a list
+                of n > 1 rows each, 0 = none, int32 [N, n]. Entry 0 is 0 throughout.
             table: its table, by default the one of the same name.
         """
-        if len(rows) == 0 or rows[0] != 0:
+        if len(rows) == 0 or rows[0].any():
             raise ValueError(f"{kind} feature {name}: entry 0 stands for unknown and must be 0")
+        entry: dict[str, Any] = {"name": name, "table": table or name}
+        if rows.ndim > 1:
+            if kind != "item" or rows.ndim > 2 or rows.shape[1] < 2:
+                raise ValueError(f"{kind} feature {name}: only items have lists, of 2 or more rows")
+            entry["width"] = rows.shape[1]
         np.save(self.folder / f"{kind}s" / f"feature_{name}.npy", rows.astype(np.int32, copy=False))
-        self._manifest["features"][kind].append({"name": name, "table": table or name})
+        self._manifest["features"][kind].append(entry)
+
+    def sample_features(self, tables: Mapping[str, str]) -> None:
+        """Announce features of samples, which every split then has to bring.
+
+        Args:
+            tables: name -> table.
+        """
+        self._manifest["features"]["sample"] = [
+            {"name": name, "table": table} for name, table in tables.items()
+        ]
 
     def histories(self, event_tables: Mapping[str, str] | None = None) -> HistoryWriter:
         """Start the histories.
@@ -165,7 +181,10 @@ class StoreWriter:
         user: NDArray[np.int32],
         item: NDArray[np.int32],
         history_end: NDArray[np.int64],
-        label: NDArray[np.uint8],
+        label: NDArray[np.uint8] | None,
+        *,
+        features: Mapping[str, NDArray[np.int32]] | None = None,
+        source_row: NDArray[np.int64] | None = None,
     ) -> None:
         """Sort and write the samples of a split.
 
@@ -174,30 +193,28 @@ class StoreWriter:
             user: user record, int32 [S], 0 = unknown.
             item: row of the target item, int32 [S], 0 = unknown.
             history_end: events of the record that the sample may see, int64 [S].
-            label: 0 or 1, uint8 [S].
+            label: 0 or 1, uint8 [S]; None for a split without labels.
+            features: those announced by `sample_features`, each a row of its table, int32 [S].
+            source_row: row of each sample in its source file, int64 [S].
 
         Raises:
             DataError: the split has no sample.
+            ValueError: columns of different lengths, or features other than those announced.
         """
-        if len(user) == 0:
-            advice = "Check the source, or change the split rule so that every split gets samples"
-            raise data_error(f"split '{split}' has no samples", advice)
-        folder = self.folder / "splits" / split
-        folder.mkdir()
-        order = np.lexsort((history_end, user))
-        columns: dict[str, NDArray[Any]] = {
+        given = dict(features or {})
+        announced = {f["name"] for f in self._manifest["features"].get("sample", [])}
+        if given.keys() != announced:
+            raise ValueError(f"features {sorted(given)} of samples, expected {sorted(announced)}")
+        columns: dict[str, NDArray[Any] | None] = {
             "user": user,
             "item": item,
             "history_end": history_end,
             "label": label,
+            "source_row": source_row,
+            **{f"feature_{name}": rows for name, rows in given.items()},
         }
-        for name, values in columns.items():
-            np.save(folder / f"{name}.npy", values[order])
-        self._manifest["splits"][split] = {
-            "samples": len(user),
-            "positives": int(label.sum(dtype=np.int64)),
-            "users": len(np.unique(user)),
-        }
+        folder = self.folder / "splits" / split
+        self._manifest["splits"][split] = write_split(folder, columns)
 
     def finish(self) -> dict[str, Any]:
         """Flush everything, write the manifest and move the store to its place.

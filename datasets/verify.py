@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from datasets.errors import DataError, data_error
-from datasets.manifest import MANIFEST, file_digest, read_manifest
+from datasets.manifest import MANIFEST, file_digest, is_labelled, read_manifest
 from datasets.norms import inverse_norms
 
 _CHUNK_ROWS = 1 << 20
@@ -82,10 +82,10 @@ def _chunks(rows: int) -> Iterator[slice]:
 def _check_range(file: Path, array: NDArray[Any], rows: int) -> None:
     """Every entry of `array` must be a row of a table of that many rows."""
     for part in _chunks(len(array)):
-        bad = np.flatnonzero((array[part] < 0) | (array[part] >= rows))
+        bad = np.argwhere((array[part] < 0) | (array[part] >= rows))
         if len(bad):
-            place = part.start + int(bad[0])
-            raise _wrong(file, f"value {array[place]} outside a table of {rows} rows", place)
+            value, place = array[part][tuple(bad[0])], part.start + int(bad[0][0])
+            raise _wrong(file, f"value {value} outside a table of {rows} rows", place)
 
 
 def _check_vocabularies(path: Path, tables: dict[str, Any]) -> None:
@@ -111,8 +111,9 @@ def _check_vocabularies(path: Path, tables: dict[str, Any]) -> None:
 def _check_features(path: Path, manifest: dict[str, Any], kind: str, rows: int) -> None:
     for feature in manifest["features"][kind]:
         file = path / f"{kind}s" / f"feature_{feature['name']}.npy"
-        array = _load(file, "int32", (rows,))
-        if array[0] != 0:
+        shape = (rows, feature["width"]) if "width" in feature else (rows,)
+        array = _load(file, "int32", shape)
+        if np.any(array[0]):
             raise _wrong(file, "entry 0 stands for unknown and must be 0", 0)
         _check_range(file, array, manifest["tables"][feature["table"]]["rows"])
 
@@ -176,7 +177,6 @@ def _check_split(path: Path, manifest: dict[str, Any], split: str) -> None:
     user = _load(folder / "user.npy", "int32", shape)
     item = _load(folder / "item.npy", "int32", shape)
     history_end = _load(folder / "history_end.npy", "int64", shape)
-    label = _load(folder / "label.npy", "uint8", shape)
     _check_range(folder / "user.npy", user, manifest["histories"]["records"])
     _check_range(folder / "item.npy", item, manifest["tables"]["item"]["rows"])
     lengths = np.diff(np.load(path / "users" / "history_offsets.npy", mmap_mode="r"))
@@ -185,15 +185,48 @@ def _check_split(path: Path, manifest: dict[str, Any], split: str) -> None:
         row = int(bad[0])
         problem = f"history_end {history_end[row]} of a history of {lengths[user[row]]} events"
         raise _wrong(folder / "history_end.npy", problem, row)
-    bad = np.flatnonzero(np.asarray(label) > 1)
-    if len(bad):
-        raise _wrong(folder / "label.npy", f"label {label[bad[0]]}, expected 0 or 1", int(bad[0]))
     step, further = np.diff(user), np.diff(history_end)
     bad = np.flatnonzero((step < 0) | ((step == 0) & (further < 0)))
     if len(bad):
         problem = "samples are not sorted by user record and history_end"
         raise _wrong(folder / "user.npy", problem, int(bad[0]) + 1)
-    found = {"positives": int(label.sum(dtype=np.int64)), "users": len(np.unique(user))}
-    for name, value in found.items():
-        if value != counted[name]:
-            raise _wrong(folder, f"{value} {name}, the manifest says {counted[name]}")
+    users = len(np.unique(user))
+    if users != counted["users"]:
+        raise _wrong(folder, f"{users} users, the manifest says {counted['users']}")
+    _check_labels(folder / "label.npy", counted)
+    for feature in manifest["features"].get("sample", []):
+        file = folder / f"feature_{feature['name']}.npy"
+        rows = manifest["tables"][feature["table"]]["rows"]
+        _check_range(file, _load(file, "int32", shape), rows)
+    _check_source_rows(folder / "source_row.npy", counted)
+
+
+def _check_labels(file: Path, counted: dict[str, Any]) -> None:
+    if not is_labelled(counted):
+        if file.exists():
+            raise _wrong(file, "labels of a split that the manifest calls unlabelled")
+        return
+    label = _load(file, "uint8", (counted["samples"],))
+    bad = np.flatnonzero(np.asarray(label) > 1)
+    if len(bad):
+        raise _wrong(file, f"label {label[bad[0]]}, expected 0 or 1", int(bad[0]))
+    positives = int(label.sum(dtype=np.int64))
+    if positives != counted["positives"]:
+        told = counted["positives"]
+        raise _wrong(file.parent, f"{positives} positives, the manifest says {told}")
+
+
+def _check_source_rows(file: Path, counted: dict[str, Any]) -> None:
+    if not counted.get("source_rows", False):
+        if file.exists():
+            raise _wrong(file, "source rows that the manifest does not tell of")
+        return
+    rows = _load(file, "int64", (counted["samples"],))
+    bad = np.flatnonzero(rows < 0)
+    if len(bad):
+        raise _wrong(file, f"source row {rows[bad[0]]}", int(bad[0]))
+    order = np.argsort(rows, kind="stable")
+    twice = np.flatnonzero(np.diff(rows[order]) == 0)
+    if len(twice):
+        place = int(order[twice[0] + 1])
+        raise _wrong(file, f"source row {rows[place]} comes twice", place)

@@ -16,30 +16,7 @@ from datasets import events
 from datasets.errors import DataError
 from datasets.events_config import read_config
 from datasets.verify import verify
-
-CONFIG: dict[str, Any] = {
-    "name": "small",
-    "events": {
-        "file": "log.parquet",
-        "user": "who",
-        "item": "what",
-        "order": "when",
-        "label": "like",
-        "side": {"liked": {"column": "like", "values": [0, 1]}, "device": {"column": "device"}},
-    },
-    "users": {"file": "users.parquet", "key": "who", "features": {"age": {"column": "age"}}},
-    "items": {
-        "file": "items.parquet",
-        "key": "what",
-        "vocabulary": "all",
-        "features": {
-            "category": {"column": "genres", "separator": "|"},
-            "year": {"column": "year", "prefix": 3, "min_frequency": 2},
-        },
-    },
-    "vectors": {"file": "vectors.parquet", "item": "what", "column": "v", "dtype": "float16"},
-    "split": {"test_fraction": 0.4, "valid_fraction": 0.2},
-}
+from tests.datasets.event_log import CONFIG
 
 
 def frames() -> dict[str, dict[str, list[Any]]]:

@@ -1,9 +1,8 @@
-"""The store: what is written is read back, damage is found, and a killed writer leaves nothing."""
+"""The store: what is written is read back, and a killed writer leaves nothing."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import signal
 import subprocess
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,31 +21,7 @@ from datasets.norms import inverse_norms
 from datasets.npy import NpyAppender
 from datasets.store import StoreWriter, main
 from datasets.verify import verify
-from datasets.vocab import Vocabulary
-
-ITEMS = 6
-
-
-def write_store(path: Path, histories: list[list[int]], **options: Any) -> dict[str, Any]:
-    """A store with the given histories, one sample at the end of each."""
-    with StoreWriter(path, name="t", created_by="test", source={}, **options) as store:
-        raw = pl.Series(np.arange(ITEMS, dtype=np.int64))
-        for table in ("item", "category", "user_id", "liked"):
-            store.add_table(table, Vocabulary(raw, raw))
-        store.add_feature("item", "category", np.arange(ITEMS + 1, dtype=np.int32))
-        users = len(histories)
-        store.add_feature("user", "user_id", (np.arange(users + 1) % ITEMS).astype(np.int32))
-        writer = store.histories({"liked": "liked"})
-        for history in histories:
-            items = np.array(history, np.int32)
-            writer.append(items, np.array([len(history)], np.int64), {"liked": items})
-        vectors = store.vectors(ITEMS + 1, 3, np.int8)
-        vectors[1:4] = [[1, 2, 2], [0, 0, 0], [-128, 0, 127]]
-        ends = np.array([len(history) for history in histories], np.int64)
-        record = np.arange(1, users + 1, dtype=np.int32)
-        ones = np.ones(users, np.uint8)
-        store.add_split("train", record[::-1], record[::-1] % ITEMS, ends[::-1], ones)
-        return store.finish()
+from tests.datasets.stores import ITEMS, write_extended, write_store
 
 
 @settings(
@@ -87,6 +61,50 @@ def test_samples_are_sorted_stably(tmp_path: Path, open_store: Any) -> None:
     assert open_store(tmp_path / "s")["splits/train/item"].tolist() == [1, 2, 0, 3]
 
 
+def test_lists_features_of_samples_and_a_split_without_labels(
+    tmp_path: Path, open_store: Any
+) -> None:
+    manifest = write_extended(tmp_path / "s")
+    assert verify(tmp_path / "s") == manifest
+    store = open_store(tmp_path / "s")
+    assert store["items/feature_tags"].tolist()[4] == [5, 4]
+    assert manifest["features"]["item"] == [{"name": "tags", "table": "tag", "width": 2}]
+    assert manifest["features"]["sample"] == [{"name": "mood", "table": "level"}]
+    for split in ("train", "test"):
+        assert store[f"splits/{split}/item"].tolist() == [5, 3, 4]
+        assert store[f"splits/{split}/feature_mood"].tolist() == [0, 3, 5]
+    assert store["splits/train/label"].tolist() == [1, 1, 0]
+    assert store["splits/test/source_row"].tolist() == [7, 8, 9]
+    assert manifest["splits"] == {
+        "train": {"samples": 3, "positives": 2, "users": 2},
+        "test": {"samples": 3, "users": 2, "labelled": False, "source_rows": True},
+    }
+    assert {file.name for file in (tmp_path / "s/splits/test").iterdir()} == {
+        f"{name}.npy" for name in ("user", "item", "history_end", "feature_mood", "source_row")
+    }
+
+
+def test_a_store_without_extensions_says_nothing_of_them(tmp_path: Path) -> None:
+    manifest = write_store(tmp_path / "s", [[1], [2]])
+    assert manifest["features"].keys() == {"user", "item", "event"}
+    assert manifest["splits"]["train"].keys() == {"samples", "positives", "users"}
+
+
+def test_the_writer_refuses_what_the_format_has_not(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "s", name="t", created_by="test", source={}) as store:
+        for kind, shape in (("user", (4, 2)), ("item", (4, 1)), ("item", (4, 2, 2))):
+            with pytest.raises(ValueError, match="only items have lists"):
+                store.add_feature(kind, "tags", np.zeros(shape, np.int32))
+        with pytest.raises(ValueError, match="entry 0"):
+            store.add_feature("item", "tags", np.array([[0, 1], [0, 0]], np.int32))
+        store.sample_features({"mood": "level"})
+        one = np.ones(1, np.int32)
+        with pytest.raises(ValueError, match=r"features \[\] of samples, expected \['mood'\]"):
+            store.add_split("train", one, one, np.zeros(1, np.int64), None)
+        with pytest.raises(ValueError, match="one length"):
+            store.add_split("train", one, one, np.zeros(1, int), None, features={"mood": one[:0]})
+
+
 def test_appender_writes_what_numpy_reads(tmp_path: Path) -> None:
     appender = NpyAppender(tmp_path / "a.npy", np.int16, width=2)
     for rows in (3, 0, 2):
@@ -102,129 +120,6 @@ def test_appender_writes_what_numpy_reads(tmp_path: Path) -> None:
 def test_norms_of_int8_do_not_overflow() -> None:
     vectors = np.full((1, 128), -128, np.int8)
     assert inverse_norms(vectors)[0] == np.float32(1 / (128 * np.sqrt(128)))
-
-
-def reseal(path: Path, name: str) -> None:
-    """Make the manifest agree with a changed file, so that only the content can give it away."""
-    from datasets.manifest import file_digest, seal
-
-    manifest = json.loads((path / "manifest.json").read_text())
-    file = path / name
-    manifest["files"][name] = {"bytes": file.stat().st_size, "blake2b": file_digest(file)}
-    manifest["checksum"] = seal(manifest)
-    (path / "manifest.json").write_text(json.dumps(manifest))
-
-
-DAMAGE = {
-    "offsets fall": ("users/history_offsets", lambda a: a[[0, 1, 3, 2]]),
-    "record 0": ("users/history_offsets", lambda a: a + 1),
-    "outside a table": ("users/history_item", lambda a: a + ITEMS),
-    "dtype": ("users/event_liked", lambda a: a.astype(np.int64)),
-    "entry 0": ("items/feature_category", lambda a: np.maximum(a, 1)),
-    "shape": ("users/feature_user_id", lambda a: a[:-1]),
-    "is not 1 / norm": ("items/vector_inv_norm", lambda a: a * np.float32(1.01)),
-    "history_end": ("splits/train/history_end", lambda a: a + 1),
-    "expected 0 or 1": ("splits/train/label", lambda a: a + 1),
-    "not sorted": ("splits/train/user", lambda a: a[::-1]),
-}
-
-
-@pytest.mark.parametrize("message", DAMAGE)
-def test_verify_finds_damage(tmp_path: Path, message: str) -> None:
-    name, change = DAMAGE[message]
-    write_store(tmp_path / "s", [[1, 2], [3, 4]])
-    file = tmp_path / "s" / f"{name}.npy"
-    np.save(file, change(np.load(file)))
-    with pytest.raises(DataError, match=r"digest|bytes"):
-        verify(tmp_path / "s")
-    reseal(tmp_path / "s", f"{name}.npy")
-    with pytest.raises(DataError, match=message) as caught:
-        verify(tmp_path / "s")
-    assert file.name in str(caught.value) or file.parent.name in str(caught.value)
-
-
-def test_verify_finds_missing_and_foreign_files(tmp_path: Path) -> None:
-    write_store(tmp_path / "s", [[1]])
-    (tmp_path / "s" / "more.npy").write_bytes(b"")
-    with pytest.raises(DataError, match=r"more\.npy.*not in the manifest"):
-        verify(tmp_path / "s")
-    (tmp_path / "s" / "more.npy").unlink()
-    (tmp_path / "s" / "vocab" / "item.parquet").unlink()
-    with pytest.raises(DataError, match=r"item\.parquet.*no such file"):
-        verify(tmp_path / "s")
-
-
-def change_manifest(path: Path, place: str, value: Any) -> None:
-    """Set one entry of a manifest whose checksum is left out; `place` is a dotted path."""
-    file = path / "manifest.json"
-    manifest = json.loads(file.read_text())
-    del manifest["checksum"]
-    holder: Any = manifest
-    *above, last = place.split(".")
-    for key in above:
-        holder = holder[int(key) if key.isdigit() else key]
-    holder[last] = value
-    file.write_text(json.dumps(manifest))
-
-
-def test_a_manifest_changed_since_it_was_written(tmp_path: Path) -> None:
-    write_store(tmp_path / "s", [[1]])
-    file = tmp_path / "s" / "manifest.json"
-    file.write_text(file.read_text().replace('"table": "liked"', '"table": "category"'))
-    with pytest.raises(DataError, match=r"manifest\.json: its checksum differs"):
-        verify(tmp_path / "s")
-
-
-@pytest.mark.parametrize(
-    ("place", "value", "message"),
-    [
-        ("tables", [], "key tables"),
-        ("tables.item.rows", float("inf"), "key tables.item.rows"),
-        ("tables.item.rows", True, "key tables.item.rows"),
-        ("tables.item.rows", -1, "key tables.item.rows"),
-        ("tables", {"../../x": {"rows": 1}}, "key '../../x'"),
-        ("splits.a/b", {"samples": 1, "positives": 1, "users": 1}, "key 'a/b'"),
-        ("features.item", [5], "key features.item.0"),
-        ("features.item.0.table", "none", "key category"),
-        ("vectors", [], "key vectors"),
-        ("vectors.dtype", "object", "vectors of dtype"),
-        ("files", {"a": 1}, "key files.a"),
-        ("files./etc/passwd", {"bytes": 1, "blake2b": ""}, "/etc/passwd: no such file"),
-    ],
-)
-def test_a_manifest_entry_of_another_kind(
-    tmp_path: Path, place: str, value: Any, message: str
-) -> None:
-    write_store(tmp_path / "s", [[1]])
-    change_manifest(tmp_path / "s", place, value)
-    with pytest.raises(DataError) as caught:
-        verify(tmp_path / "s")
-    assert message in str(caught.value)
-    assert str(tmp_path / "s") in str(caught.value)
-
-
-@pytest.mark.parametrize("text", ["[" * 100_000, "\ufeff{}", "[]", "1" * 10_000])
-def test_a_manifest_that_is_no_object(tmp_path: Path, text: str) -> None:
-    (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(DataError, match=r"manifest\.json: not "):
-        verify(tmp_path)
-
-
-@pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01\x00\x02\x00{'", None])
-def test_verify_names_a_forged_file_that_is_no_array(tmp_path: Path, content: bytes | None) -> None:
-    write_store(tmp_path / "s", [[1, 2]])
-    file = tmp_path / "s" / "users" / "history_item.npy"
-    if content is not None:
-        file.write_bytes(content)
-        reseal(tmp_path / "s", "users/history_item.npy")
-    else:
-        file.unlink()
-        file.mkdir()
-        files = json.loads((tmp_path / "s" / "manifest.json").read_text())["files"]
-        del files["users/history_item.npy"]
-        change_manifest(tmp_path / "s", "files", files)
-    with pytest.raises(DataError, match=r"history_item\.npy: not readable as \.npy"):
-        verify(tmp_path / "s")
 
 
 @pytest.mark.parametrize("version", [0, 2])

@@ -22,7 +22,7 @@ def read_store(path: Path) -> dict[str, Any]:
     store = Store(path)
     found: dict[str, Any] = {}
     for split in ("train", "test"):
-        loader = Loader(store, split, batch_size=50, history_length=30, seed=1)
+        loader = Loader(store, store.split(split), batch_size=50, history_length=30, seed=1)
         for step, batch in enumerate(loader):
             for name, value in batch.as_dict().items():
                 inner = value if isinstance(value, dict) else {"": value}

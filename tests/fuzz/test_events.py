@@ -17,36 +17,13 @@ import yaml
 
 from datasets import events
 from datasets.events_config import read_config
+from tests.datasets.event_log import CONFIG
 from tests.fuzz.harness import CASES, Outcome, Runner, check
 from tests.fuzz.judging import attempt, fresh, judge
 from tests.fuzz.mutations import Random, damage, random_of
 from tests.fuzz.tables import change_table, reads_the_same, store_result
 from tests.fuzz.trees import mutate_tree
 
-CONFIG: dict[str, Any] = {
-    "name": "small",
-    "events": {
-        "file": "log.parquet",
-        "user": "who",
-        "item": "what",
-        "order": "when",
-        "label": "like",
-        "side": {"liked": {"column": "like", "values": [0, 1]}, "device": {"column": "device"}},
-    },
-    "users": {"file": "users.parquet", "key": "who", "features": {"age": {"column": "age"}}},
-    "items": {
-        "file": "items.parquet",
-        "key": "what",
-        "vocabulary": "all",
-        "min_frequency": 1,
-        "features": {
-            "category": {"column": "genres", "separator": "|"},
-            "year": {"column": "year", "prefix": 3, "min_frequency": 2},
-        },
-    },
-    "vectors": {"file": "vectors.parquet", "item": "what", "column": "v", "dtype": "float16"},
-    "split": {"test_fraction": 0.4, "valid_fraction": 0.2},
-}
 SCHEMAS = {
     "log.parquet": pa.schema(
         {
