@@ -19,6 +19,7 @@ from torchrec import EmbeddingCollection
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+from torchrec.distributed.types import ShardingPlan
 
 from ctr.config import ConfigError
 
@@ -136,8 +137,15 @@ def shard(model: nn.Module, process: Process, sharding: list[str]) -> Distribute
     Args:
         model: network whose EmbeddingCollections are to be sharded.
         process: this process.
-        sharding: TorchRec sharding types that the planner may choose from.
+        sharding: TorchRec sharding types that the planner may choose from; with data_parallel
+            alone the tables are parameters like any other, whole on every process.
     """
+    if sharding == ["data_parallel"]:
+        whole = DistributedModelParallel(
+            model, device=process.device, plan=ShardingPlan({}), sharders=[]
+        )
+        _fix_buckets(whole)
+        return whole
     if process.world_size == 1:
         # With one process a table is whole whatever its sharding type, and row-wise would still
         # pay for bucketing the ids.

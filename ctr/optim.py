@@ -1,11 +1,16 @@
-"""Optimizers: fused into the backward pass for embedding tables, AdamW for everything else."""
+"""Optimizers: fused into the backward pass for embedding tables, AdamW for everything else.
+
+Small tables may go without fusion: then Adam updates them with the rest.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torchrec.optim
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import WeightDecayMode
 from torch import nn
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 from torchrec.optim.optimizers import in_backward_optimizer_filter
@@ -25,33 +30,62 @@ def fuse_sparse_optimizer(
 ) -> None:
     """Update embedding tables inside the backward pass; call before the model is sharded.
 
+    With embedding.optimizer=dense_adam it leaves them to `dense_optimizer`.
+
     Raises:
         ConfigError: an optimizer that fbgemm has no kernel for on this device.
     """
+    if config.optimizer == "dense_adam":
+        return
     if config.optimizer == "adam" and device.type == "cpu":
         raise ConfigError(
             "embedding.optimizer=adam: fbgemm has no fused Adam for CPU; set rowwise_adagrad, "
-            "adagrad or sgd, or run on a GPU"
+            "adagrad, sgd or dense_adam, or run on a GPU"
         )
     options: dict[str, float] = {"lr": config.lr}
     if config.optimizer != "sgd":
         options["eps"] = config.eps
+    if config.weight_decay > 0:
+        options["weight_decay"] = config.weight_decay
+        # Without a mode the row-wise Adagrad has no decay; Adam has one mode only and ignores it.
+        options["weight_decay_mode"] = WeightDecayMode.L2
     apply_optimizer_in_backward(_SPARSE[config.optimizer], parameters, options)
 
 
 def dense_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters that no fused optimizer updates, by name."""
-    return dict(in_backward_optimizer_filter(model.named_parameters()))
+    """Parameters that learn and that no fused optimizer updates, by name."""
+    every = in_backward_optimizer_filter(model.named_parameters())
+    return {name: parameter for name, parameter in every if parameter.requires_grad}
 
 
-def dense_optimizer(model: nn.Module, config: TrainerConfig) -> torch.optim.AdamW:
-    """AdamW over the dense parameters; vectors and scalars are not decayed."""
-    parameters = dense_parameters(model).values()
-    groups = [
+def dense_optimizer(
+    model: nn.Module, tables: Iterable[nn.Parameter], config: TrainerConfig, rates: EmbeddingConfig
+) -> torch.optim.AdamW:
+    """AdamW over the dense parameters; vectors and scalars are not decayed.
+
+    Args:
+        model: sharded; tables: its embedding tables, a group of their own where no optimizer is
+            fused into them: Adam with an L2 penalty.
+        config: of the loop; rates: of the tables.
+    """
+    of_tables = {id(table) for table in tables}
+    every = dense_parameters(model).values()
+    parameters = [p for p in every if id(p) not in of_tables]
+    groups: list[dict[str, Any]] = [
         {
             "params": [p for p in parameters if p.ndim > 1],
             "weight_decay": config.weight_decay,
         },
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
+    if unfused := [p for p in every if id(p) in of_tables]:
+        groups.append(
+            {
+                "params": unfused,
+                "lr": rates.lr,
+                "eps": rates.eps,
+                "weight_decay": rates.weight_decay,
+                "decoupled_weight_decay": False,
+            }
+        )
     return torch.optim.AdamW(groups, lr=config.lr, fused=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,8 +33,7 @@ class Progress:
         spikes: what was learned about the losses so far.
         window: since the last metric row.
         step, samples: taken and read; skipped: steps that changed nothing.
-        seconds: of training.
-        best: step and value of the best validation.
+        seconds: of training; search_seconds: of them, those that this process spent in the search.
     """
 
     spikes: SpikeWatch
@@ -42,7 +42,7 @@ class Progress:
     samples: int = 0
     skipped: int = 0
     seconds: float = 0.0
-    best: dict[str, float] | None = None
+    search_seconds: float = 0.0
 
     def stored(
         self, loader: dict[str, int], process: Process, group: dist.ProcessGroup
@@ -59,8 +59,8 @@ class Progress:
             "loader": loader,
             "samples": self.samples,
             "seconds": self.seconds,
+            "search_seconds": self.search_seconds,
             "skipped": self.skipped,
-            "best": self.best,
             "spikes": self.spikes.state(),
             "window": {"losses": losses, "samples": window.samples, "steps": window.steps},
             "world_size": process.world_size,
@@ -69,8 +69,9 @@ class Progress:
     def restore(self, stored: dict[str, Any], process: Process) -> None:
         """Go on where `stored` was taken, on as many processes or on others."""
         self.step, self.samples = stored["step"], stored["samples"]
-        self.skipped, self.best = stored["skipped"], stored["best"]
-        self.seconds = stored["seconds"]
+        self.skipped, self.seconds = stored["skipped"], stored["seconds"]
+        # Checkpoints of before it was counted have none.
+        self.search_seconds = stored.get("search_seconds", 0.0)
         self.spikes.restore(stored["spikes"])
         window = stored["window"]
         losses = window["losses"]
@@ -79,3 +80,28 @@ class Progress:
             losses = [sum(losses)] + [0.0] * (process.world_size - 1)
         loss = torch.tensor(losses[process.rank], device=process.device)
         self.window = Window(loss, window["samples"], window["steps"])
+
+
+class Stopwatch:
+    """Adds the time of training to a run's progress; what lies between stop and start is left out.
+
+    Args:
+        searched: seconds that this process has spent in the search since it was started.
+    """
+
+    def __init__(self, searched: Callable[[], float]) -> None:
+        self.searched = searched
+        self.started = self.searched_before = 0.0
+
+    def start(self) -> float:
+        """Begin to count; returns the time."""
+        self.searched_before = self.searched()
+        self.started = time.perf_counter()
+        return self.started
+
+    def stop(self, progress: Progress) -> None:
+        """Add what has passed since `start`."""
+        # First, since a GPU is waited for: what it had to do is training, too.
+        searched = self.searched()
+        progress.seconds += time.perf_counter() - self.started
+        progress.search_seconds += searched - self.searched_before

@@ -8,6 +8,8 @@ import importlib.metadata
 import json
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,10 @@ class RunFolder:
         """Predictions of an evaluation, Parquet."""
         return self.path / f"predictions_{split}.parquet"
 
+    def scores(self, samples: str) -> Path:
+        """Scores of a split, or of a file of samples of that name, Parquet."""
+        return self.path / f"scores_{samples}.parquet"
+
     def check_unused(self) -> None:
         """Raise ConfigError if the folder already holds a run."""
         if self.config.exists():
@@ -119,10 +125,29 @@ class RunFolder:
             ConfigError: no run here, a configuration of another release, or one that has changed
                 since it was written.
         """
+        with self._reading():
+            config = parse_config(OmegaConf.create(_checked(self.config)))
+        return dataclasses.replace(config, run=str(self.path))
+
+    def read_values(self) -> dict[str, Any]:
+        """What config.yaml says: keys and values of this release or of another.
+
+        Raises:
+            ConfigError: no run here, or a file that no run wrote or that has changed since.
+        """
+        with self._reading():
+            values = OmegaConf.to_container(OmegaConf.create(_checked(self.config)))
+            if not isinstance(values, dict):
+                raise ConfigError("expected keys and values")
+        return {str(key): value for key, value in values.items()}
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Whatever reading the configuration raises as a ConfigError that names the file."""
         if not self.config.is_file():
             raise ConfigError(f"run={self.path}: no config.yaml; is this the folder of a run?")
         try:
-            config = parse_config(OmegaConf.create(_checked(self.config)))
+            yield
         except ConfigError as error:
             raise ConfigError(f"{self.config}: {error}") from None
         # OmegaConf asserts that there are keys.
@@ -131,7 +156,6 @@ class RunFolder:
             *(RecursionError, AssertionError),
         ) as error:
             raise ConfigError(f"{self.config}: cannot be read ({error})") from None
-        return dataclasses.replace(config, run=str(self.path))
 
     def check_store(self, schema: StoreSchema) -> None:
         """Raise ConfigError unless the store is the one that the run was trained on."""

@@ -1,4 +1,4 @@
-"""Learning rates over a run: a function of how much was read, so that a resume needs no state."""
+"""Learning rates over a run: a function of how much was read and of what validations have shown."""
 
 from __future__ import annotations
 
@@ -45,13 +45,19 @@ class RateSchedule:
         self.config, self.samples = config, samples
         self.optimizers = (optimizer, model.fused_optimizer)
         self.rates = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
-        self.constant = config.schedule == "constant" and config.warmup == 0.0
+        self.factor = 1.0
 
-    def set(self, samples_done: int) -> None:
-        """Set the rates for the step that begins after `samples_done` samples of the run."""
-        if self.constant:
+    def set(self, samples_done: int, scale: float) -> None:
+        """Set the rates for the next step.
+
+        Args:
+            samples_done: that the run has read before it.
+            scale: on top of the schedule: what plateaus have left of the rates.
+        """
+        factor = scale * rate_factor(min(samples_done / self.samples, 1.0), self.config)
+        if factor == self.factor:
             return
-        factor = rate_factor(min(samples_done / self.samples, 1.0), self.config)
+        self.factor = factor
         for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor

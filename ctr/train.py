@@ -21,12 +21,16 @@ from ctr.distributed import Process, gather_objects, make_deterministic, process
 from ctr.inference import predict
 from ctr.metrics import evaluate_predictions
 from ctr.optim import dense_optimizer, dense_parameters, fuse_sparse_optimizer
+from ctr.pretrained import load_content_tower
 from ctr.run_folder import RunFolder, check_resumable
-from ctr.trainer import Parts, StoppedError, Trainer
+from ctr.step import Parts
+from ctr.trainer import StoppedError, Trainer
 
 if TYPE_CHECKING:
     # At run time ctr must come before torch: see ctr/__init__.py.
     from torch import nn
+
+    from ctr.model.network import Network
 
 
 def resumed_config(given: RunConfig, folder: RunFolder, overrides: list[str]) -> RunConfig:
@@ -65,9 +69,9 @@ def make_validation(
     config: RunConfig, store: Store, model: nn.Module, process: Process
 ) -> Callable[[], dict[str, float]] | None:
     """A function that evaluates the validation split, or None where there is none."""
-    split = config.data.valid_split
-    if split is None:
+    if config.data.valid_split is None:
         return None
+    split = store.split(config.data.valid_split)
     loader = make_loader(store, split, config, process, shuffle=False)
 
     def validate() -> dict[str, float]:
@@ -77,6 +81,15 @@ def make_validation(
         return evaluate_predictions(found["label"], found["score"], found["user"]).as_dict()
 
     return validate
+
+
+def make_costs(network: Network) -> Callable[[], dict[str, float]]:
+    """What the network costs, as `Parts.costs`; called before its tables are spread out.
+
+    Of a sharded network a process sees the parameters of its own shards only.
+    """
+    whole = network.costs()
+    return lambda: {**whole, "search_seconds": network.costs()["search_seconds"]}
 
 
 def run(config: RunConfig, process: Process) -> dict[str, float]:
@@ -89,24 +102,28 @@ def run(config: RunConfig, process: Process) -> dict[str, float]:
         folder.check_store(store.schema)
     elif process.is_first:
         folder.check_unused()
+    split = store.split(config.data.train_split)
     network = make_network(store, config, process)
     network.tables.drop_nonfinite = config.trainer.on_nonfinite == "skip"
     fuse_sparse_optimizer(network.tables.parameters(), config.embedding, process.device)
+    costs = make_costs(network)
     model = make_model(network, config, process)
     parts = Parts(
         model=model,
-        loader=make_loader(
-            store, config.data.train_split, config, process, shuffle=config.data.shuffle
+        loader=make_loader(store, split, config, process, shuffle=config.data.shuffle),
+        optimizer=dense_optimizer(
+            model, network.tables.parameters(), config.trainer, config.embedding
         ),
-        optimizer=dense_optimizer(model, config.trainer),
         dense=dense_parameters(model),
         validate=make_validation(config, store, model, process),
+        costs=costs,
     )
     trainer = Trainer(parts, process, config.trainer, folder)
-    if resume:
-        trainer.resume()
-        if process.is_first:
-            folder.write_config(config)
+    # A run that was stopped before its first checkpoint starts over, and so takes over again.
+    if not (resume and trainer.resume()):
+        load_content_tower(model, config.model, store.schema, process)
+    if resume and process.is_first:
+        folder.write_config(config)
     elif process.is_first:
         # Only now: a mistake that building reveals leaves no folder behind.
         folder.create(config, store.schema)

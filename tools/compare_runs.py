@@ -13,22 +13,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from ctr.command import errors_to_exit
-from ctr.metrics.comparison import Comparison, Difference, compare
+from ctr.metrics.comparison import Comparison, compare
 from ctr.metrics.differences import check_metric
+from ctr.metrics.files import PredictionFile
 from ctr.metrics.paired import Columns, read_aligned
 from ctr.metrics.plain import without_nan
+from ctr.metrics.telling import caution, told
 from ctr.metrics.ties import PredictionError
 from ctr.run_folder import RunFolder
-
-_SHOWN = ("better", "worse")
+from ctr.slices import ALL, wanted_slices
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -38,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for metric in options.metrics:
             check_metric(metric)
         a, b = _sides(options)
-        paths = [_predictions(path, options.split) for path in (*a, *b)]
-        columns = _columns(options, (*a, *b))
+        paths = [predictions_of(path, options.split) for path in (*a, *b)]
+        columns = _columns(options, (*a, *b), paths[0])
         rows = read_aligned(paths, columns, options.common_rows, options.slices_from)
         found = compare(rows, len(a), options.metrics, options.resamples, options.seed)
     for warning in found.warnings:
@@ -66,7 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--split", default="test", help="of the runs (default: test)")
     metrics = "auc, gauc, gauc_unweighted, log_loss, ndcg@K, hit_rate@K"
     add("--metrics", nargs="+", default=["auc", "gauc", "log_loss"], metavar="METRIC", help=metrics)
-    add("--slice", dest="slices", nargs="+", default=[], metavar="COLUMN", help="and on each value")
+    told = f"and on each value; {ALL}: whatever ctr/evaluate.py wrote to slice by"
+    add("--slice", dest="slices", nargs="+", default=[], metavar="COLUMN", help=told)
     add("--slices-from", type=Path, metavar="FILE", help="Parquet with the key and those columns")
     add("--key", nargs="+", default=["sample"], metavar="COLUMN", help="names a row together")
     for name in ("label", "score", "user"):
@@ -74,13 +74,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--group", metavar="COLUMN", help="of gauc, ndcg and hit_rate, within users; default: user")
     add("--unknown", metavar="VALUE", help="the user that is no one (of run folders: 0)")
     add("--common-rows", action="store_true", help="compare the rows that all have, leave the rest")
-    add("--resamples", type=_count, default=10_000, help="of the bootstrap (default: 10000)")
+    add("--resamples", type=count, default=10_000, help="of the bootstrap (default: 10000)")
     add("--seed", type=int, default=0, help="of the bootstrap")
     add("--json", action="store_true", help="print JSON; undefined is null")
     return parser
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """A number of resamples, from a command line."""
     if not text.isdigit() or int(text) < 100:
         raise argparse.ArgumentTypeError(f"{text!r} given, must be a whole number of 100 or more")
     return int(text)
@@ -94,7 +95,7 @@ def _sides(options: argparse.Namespace) -> tuple[list[Path], list[Path]]:
     raise PredictionError("give RUN_A RUN_B, or --a RUN... --b RUN... (--seeds-a, --seeds-b)")
 
 
-def _predictions(path: Path, split: str) -> Path:
+def predictions_of(path: Path, split: str) -> Path:
     """The file of a run's predictions, or the file itself."""
     if not path.is_dir():
         return path
@@ -110,7 +111,11 @@ def _predictions(path: Path, split: str) -> Path:
     return file
 
 
-def _columns(options: argparse.Namespace, paths: Sequence[Path]) -> Columns:
+def _columns(options: argparse.Namespace, paths: Sequence[Path], first: Path) -> Columns:
+    slices = options.slices
+    if ALL in slices:
+        file = PredictionFile(options.slices_from or first)
+        slices = wanted_slices(slices, file.types, file.path)
     # In the files of this project's runs user 0 is the unknown one.
     unknown = "0" if all(path.is_dir() for path in paths) else None
     return Columns(
@@ -119,7 +124,7 @@ def _columns(options: argparse.Namespace, paths: Sequence[Path]) -> Columns:
         score=options.score,
         user=options.user,
         group=options.group,
-        slices=tuple(options.slices),
+        slices=tuple(slices),
         unknown=unknown if options.unknown is None else options.unknown,
     )
 
@@ -140,55 +145,11 @@ def report(found: Comparison, a: Sequence[Path], b: Sequence[Path]) -> str:
         if difference.slice != part:
             part = difference.slice
             lines += ["", f"where {part}: {difference.rows:,} rows of {difference.users:,} users"]
-        told = _told(difference)
-        if difference.verdict in _SHOWN and not difference.holds_for_all:
-            told[0] += f"; not if all {found.intervals} intervals shall hold"
-        lines += told[:1] if part else ["", *told]
+        words = told(difference, found.intervals)
+        lines += words[:1] if part else ["", *words]
     if found.intervals > len({d.metric for d in found.differences}):
-        lines += ["", _caution(found)]
+        lines += ["", caution(found.differences, found.intervals)]
     return "\n".join(lines)
-
-
-def _told(found: Difference) -> list[str]:
-    """A line of plain words; for all rows followed by seeds and DeLong."""
-    name = found.metric.replace("_", " ")
-    name = name.upper() if name in ("auc", "gauc") else name
-    if found.verdict == "undefined":
-        return [f"{name} undefined: these rows lack clicks or non-clicks"]
-    lines = [
-        f"{name} {found.difference:+.4f}, 95% interval {found.low:+.4f} to {found.high:+.4f}: "
-        f"{found.verdict} (A {_mean(found.a):.4f}, B {_mean(found.b):.4f})"
-    ]
-    for side, values in (("A", found.a), ("B", found.b)):
-        if len(values) > 1:
-            seeds = ", ".join(f"{value:.4f}" for value in values)
-            lines.append(
-                f"  {side}: mean {_mean(values):.4f}, standard deviation "
-                f"{statistics.stdev(values):.4f} over {len(values)} seeds ({seeds})"
-            )
-    if len(found.a) == len(found.b) > 1:
-        each = ", ".join(f"{b - a:+.4f}" for a, b in zip(found.a, found.b, strict=True))
-        lines.append(f"  seed by seed: {each}")
-    if found.delong_low is not None and not math.isnan(found.delong_low):
-        lines.append(
-            f"  DeLong, as if rows were independent: {found.delong_low:+.4f} to "
-            f"{found.delong_high:+.4f}"
-        )
-    return lines
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _caution(found: Comparison) -> str:
-    shown = [d for d in found.differences if d.verdict in _SHOWN]
-    firm = [d for d in shown if d.holds_for_all]
-    return (
-        f"{found.intervals} intervals were looked at: with no difference anywhere about "
-        f"{found.intervals * 0.05:.1f} of them would exclude 0 by chance. {len(shown)} do; "
-        f"{len(firm)} still do with {1 - 0.05 / found.intervals:.2%} intervals (Bonferroni)"
-    )
 
 
 if __name__ == "__main__":

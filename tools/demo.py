@@ -1,4 +1,4 @@
-"""The whole road on a synthetic world: prepare, train MUSE and DIN, evaluate, compare.
+"""The whole road on a synthetic world: prepare, train MUSE and DIN, evaluate, report.
 
 python -m tools.demo [--folder runs/demo] [--users 4000] [--processes 2]
 """
@@ -17,6 +17,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ("muse", "din")
+REPORT = "report.html"
+# A fifth of what a report takes by itself: its intervals are a little rougher, and the demo short.
+RESAMPLES = 2000
 
 
 def main() -> None:
@@ -24,8 +27,9 @@ def main() -> None:
     options = _options()
     folder: Path = options.folder
     # Only what an earlier demo made is removed.
-    for name in ("world", *MODELS):
+    for name in ("world", *MODELS, "report_png"):
         shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / REPORT).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     store = folder / "world"
@@ -33,7 +37,12 @@ def main() -> None:
     for model in MODELS:
         _train(model, store, folder / model, options.processes)
         _step("ctr/evaluate.py", f"run={folder / model}", "progress=false")
+    _step(
+        *("-m", "tools.search_report", str(folder / "muse")), *("--against", "category", "recent")
+    )
+    _report(folder)
     print(f"\n{_table(folder)}\n\n{time.perf_counter() - started:.0f} s in all; runs in {folder}")
+    print(f"report: {folder / REPORT}")
 
 
 def _options() -> argparse.Namespace:
@@ -48,7 +57,14 @@ def _train(model: str, store: Path, run: Path, processes: int) -> None:
     _step(
         *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)),
         *("ctr/train.py", f"experiment=world_{model}", f"data.store={store}", f"run={run}"),
-        "data.batch_size=500",
+        *("data.batch_size=500", "trainer.log_every=4"),
+    )
+
+
+def _report(folder: Path) -> None:
+    _step(
+        *("-m", "tools.report", str(folder / "din"), str(folder / "muse")),
+        *("--out", str(folder / REPORT), "--resamples", str(RESAMPLES), "--no-progress"),
     )
 
 

@@ -2,15 +2,19 @@
 
     python -m tools.score runs/muse/predictions_test.parquet --group user --unknown 0
     python -m tools.score FILE --label click --score p --group request --k 5 10 --json
+    python -m tools.score runs/muse/predictions_test.parquet --unknown 0 --slice all
 
-Rows are streamed: 100 million take less than 4 GB. docs/evaluation.md defines every metric.
+Rows are streamed: 100 million take less than 4 GB. With --slice they are held in memory, to give
+every metric an interval. docs/evaluation.md defines every metric.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,10 +23,14 @@ from typing import Any
 
 from ctr.command import errors_to_exit
 from ctr.metrics.approximate import batch_gauc, binned_auc
+from ctr.metrics.differences import check_metric
 from ctr.metrics.files import PredictionFile
 from ctr.metrics.grouped import group_metrics
+from ctr.metrics.paired import Columns, read_aligned
 from ctr.metrics.plain import without_nan
+from ctr.metrics.slice_scores import Estimate, SliceScore, SliceScores, score_slices
 from ctr.metrics.whole import BINS, whole_metrics
+from ctr.slices import ALL, wanted_slices
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -30,10 +38,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     started = time.perf_counter()
     with errors_to_exit():
+        for metric in options.metrics:
+            check_metric(metric)
+        columns = _slice_columns(options) if options.slices else None
         found = score(options)
+        sliced = None if columns is None else _sliced(options, columns)
+    if sliced is not None:
+        found["slices"] = [asdict(some) for some in sliced.slices]
+        for warning in sliced.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
     found["seconds"] = round(time.perf_counter() - started, 3)
     found["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps(without_nan(found), indent=2) if options.json else _table(found))
+    print(json.dumps(without_nan(found), indent=2) if options.json else _table(found, sliced))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,7 +92,21 @@ def _parser() -> argparse.ArgumentParser:
         "many rows (takes more memory)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON; undefined is null")
+    _add_slices(parser)
     return parser
+
+
+def _add_slices(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group(
+        "slices, with intervals from a bootstrap over users"
+    ).add_argument
+    columns = f"also on each value of these; {ALL}: whatever ctr/evaluate.py wrote to slice by"
+    add("--slice", dest="slices", nargs="+", default=[], metavar="COLUMN", help=columns)
+    add("--user", default="user", metavar="COLUMN", help="resampled; GAUC is by user, too")
+    metrics = "auc, gauc, gauc_unweighted, log_loss, pr_auc, ndcg@K, hit_rate@K"
+    add("--metrics", nargs="+", default=["auc", "gauc", "log_loss"], metavar="METRIC", help=metrics)
+    add("--resamples", type=_positive, default=10_000, help="default: 10000")
+    add("--seed", type=int, default=0, help="of the resamples")
 
 
 def _positive(text: str) -> int:
@@ -117,6 +147,27 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
     return {"file": str(options.file), **whole, "groups": groups}
 
 
+def _slice_columns(options: argparse.Namespace) -> Columns:
+    """Columns of the slices; says what is missing before all rows are read for the rest."""
+    file = PredictionFile(options.file)
+    slices = wanted_slices(options.slices, file.types, options.file)
+    file.require([options.label, options.score, options.user, *slices])
+    return Columns(
+        key=(),
+        label=options.label,
+        score=options.score,
+        user=options.user,
+        slices=slices,
+        unknown=options.unknown,
+    )
+
+
+def _sliced(options: argparse.Namespace, columns: Columns) -> SliceScores:
+    rows = read_aligned([options.file], columns)
+    metrics = list(dict.fromkeys(options.metrics))
+    return score_slices(rows, metrics, options.resamples, options.seed)
+
+
 def _flat(found: dict[str, Any]) -> dict[str, Any]:
     flat = {name: value for name, value in found.items() if not isinstance(value, dict)}
     for name in ("ndcg", "hit_rate"):
@@ -126,10 +177,10 @@ def _flat(found: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _table(found: dict[str, Any]) -> str:
+def _table(found: dict[str, Any], sliced: SliceScores | None) -> str:
     lines = [found["file"]]
     for name, value in found.items():
-        if name not in ("file", "groups", "seconds", "peak_memory_mib"):
+        if name not in ("file", "groups", "slices", "seconds", "peak_memory_mib"):
             lines.append(_line(name, value))
     for column, metrics in found["groups"].items():
         lines += ["", f"by {column}", *(_line(name, value) for name, value in metrics.items())]
@@ -138,9 +189,36 @@ def _table(found: dict[str, Any]) -> str:
                 f"  {metrics['one_class_groups']:,} of {metrics['groups']:,} groups have one class "
                 f"and no AUC; GAUC covers {metrics['coverage']:.1%} of the rows"
             )
+    if sliced is not None:
+        lines += ["", *_slice_lines(sliced)]
     seconds, memory = found["seconds"], found["peak_memory_mib"]
     lines += ["", f"{found['rows']:,} rows in {seconds:.1f} s, peak memory {memory:,.0f} MiB"]
     return "\n".join(lines)
+
+
+def _slice_lines(sliced: SliceScores) -> list[str]:
+    metrics = list(sliced.slices[0].metrics)
+    names = [some.slice or "all rows" for some in sliced.slices]
+    width = max(map(len, names))
+    head = "".join(f"  {metric:26s}" for metric in metrics).rstrip()
+    return [
+        f"slices, with 95% intervals from {sliced.resamples:,} resamples of users",
+        f"  {'':{width}s} {'rows':>13s}  share{head}",
+        *(_slice_line(name, width, some) for name, some in zip(names, sliced.slices, strict=True)),
+        f"  {sliced.intervals} intervals: about {sliced.intervals * 0.05:.1f} of them do not hold "
+        "the true value, by chance",
+    ]
+
+
+def _slice_line(name: str, width: int, found: SliceScore) -> str:
+    metrics = "".join(f"  {_interval(of_metric):26s}" for of_metric in found.metrics.values())
+    return f"  {name:{width}s} {found.rows:13,d} {found.share:6.1%}{metrics}".rstrip()
+
+
+def _interval(found: Estimate) -> str:
+    if math.isnan(found.value):
+        return "undefined"
+    return f"{found.value:.4f} ({found.low:.4f} to {found.high:.4f})"
 
 
 def _line(name: str, value: float) -> str:

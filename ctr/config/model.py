@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from ctr.config.checks import require, require_one_of
 
-
-_ATTENTIONS = ("target", "sa_ta", "sa_ta_paper", "asta")
+_ATTENTIONS = ("target", "multi_head", "sa_ta", "sa_ta_paper", "asta", "twin")
+_SEARCHES = ("cosine", "category", "id_soft", "recent", "eta", "twin", "none")
 _SEQUENCES = ("recent", "retrieved")
 
 
@@ -19,18 +19,30 @@ class ModelConfig:
         recent_length: latest behaviours of the recent branch.
         recent_attention: units that model them.
         gsu: strategy that picks the long branch's behaviours; none leaves the branch out (DIN).
+        hash_bits: of a code of gsu=eta.
         retrieved: K, behaviours picked.
         retrieved_attention: units that model the picks; sa_ta is the reference code's form of
-            MUSE's, sa_ta_paper the paper's.
+            MUSE's, sa_ta_paper the paper's; gsu=twin searches by the logits of twin.
+        heads: of multi_head and twin; divides 2 embedding.dim.
+        whole_attention: unit that reads all that a sample may see, without a search; sdim or none.
+        sdim_hashes: m, SimHash bits of sdim; sdim_group: tau, bits of a signature, divides m.
         means: sequences whose plain mean the head gets, too.
         simtier: histogram of similarities; code and paper forms as published.
         simtier_bins: code form: 22; paper form: any number of equal tiers of [-1, 1].
         simtier_on: sequences it counts.
         behaviour_features: item features that belong to a behaviour, beside the item; null for
             those of category and tags that the store has.
+        user_id: whether the head gets the embedding of the user's id.
         content_dim: width to which frozen vectors are projected as part of an item; 0 leaves them
             out.
-        head: tower, qnn (QIN) or dcnv2.
+        content_tower: widths of the layers of MAKE's tower over the frozen vectors of the latest
+            behaviours (arXiv 2407.19467); empty leaves it out.
+        content_tower_dim: width to which it projects them.
+        content_tower_run: run (model=make) from which a new run takes over the tower's weights;
+            null to train it from scratch.
+        content_tower_frozen: never change what was taken over.
+        head: tower, qnn (QIN) or dcnv2; content for the content tower's logit and nothing else,
+            which pre-trains it.
         hidden: widths of a tower; activation: between its layers.
         head_layers, head_rows, head_dropout: of qnn; head_layers also of dcnv2.
     """
@@ -38,14 +50,24 @@ class ModelConfig:
     recent_length: int = 50
     recent_attention: list[str] = field(default_factory=lambda: ["target"])
     gsu: str = "cosine"
+    hash_bits: int = 32
     retrieved: int = 50
     retrieved_attention: list[str] = field(default_factory=lambda: ["sa_ta"])
+    heads: int = 4
+    whole_attention: str = "none"
+    sdim_hashes: int = 48
+    sdim_group: int = 3
     means: list[str] = field(default_factory=lambda: ["recent", "retrieved"])
     simtier: str = "code"
     simtier_bins: int = 22
     simtier_on: list[str] = field(default_factory=lambda: ["recent", "retrieved"])
     behaviour_features: list[str] | None = None
+    user_id: bool = True
     content_dim: int = 0
+    content_tower: list[int] = field(default_factory=list)
+    content_tower_dim: int = 64
+    content_tower_run: str | None = None
+    content_tower_frozen: bool = False
     head: str = "tower"
     hidden: list[int] = field(default_factory=lambda: [256, 128, 64])
     activation: str = "dice"
@@ -55,13 +77,13 @@ class ModelConfig:
 
     def validate(self) -> None:
         """Raise ConfigError on a value that cannot run."""
-        require_one_of("model.gsu", self.gsu, ("cosine", "category", "id_soft", "recent", "none"))
+        require_one_of("model.gsu", self.gsu, _SEARCHES)
         for key in ("recent_attention", "retrieved_attention"):
             self._require_names(key, _ATTENTIONS)
         for key in ("means", "simtier_on"):
             self._require_names(key, _SEQUENCES)
         require_one_of("model.simtier", self.simtier, ("code", "paper", "none"))
-        require_one_of("model.head", self.head, ("tower", "qnn", "dcnv2"))
+        require_one_of("model.head", self.head, ("tower", "qnn", "dcnv2", "content"))
         require_one_of("model.activation", self.activation, ("dice", "prelu", "relu"))
         for key in ("recent_length", "retrieved", "simtier_bins", "head_layers", "head_rows"):
             value = getattr(self, key)
@@ -84,6 +106,55 @@ class ModelConfig:
         require(
             bool(self.hidden) and min(self.hidden) > 0, "model.hidden", self.hidden, "set widths"
         )
+        self._check_long()
+        self._check_content_tower()
+
+    def _check_long(self) -> None:
+        require_one_of("model.whole_attention", self.whole_attention, ("sdim", "none"))
+        require(self.heads >= 1, "model.heads", self.heads, "set at least 1")
+        require(1 <= self.hash_bits <= 256, "model.hash_bits", self.hash_bits, "set 1 to 256")
+        group, hashes = self.sdim_group, self.sdim_hashes
+        require(1 <= group <= 8, "model.sdim_group", group, "set 1 to 8 bits")
+        require(
+            hashes >= 1 and hashes % group == 0,
+            "model.sdim_hashes",
+            hashes,
+            f"set a multiple of model.sdim_group={group}",
+        )
+        require(
+            self.gsu != "twin" or "twin" in self.retrieved_attention,
+            "model.retrieved_attention",
+            self.retrieved_attention,
+            "model.gsu=twin searches by the logits of twin; set [twin], or another model.gsu",
+        )
+
+    def _check_content_tower(self) -> None:
+        tower, frozen = self.content_tower, self.content_tower_frozen
+        require(min(tower, default=1) > 0, "model.content_tower", tower, "set widths")
+        dim = self.content_tower_dim
+        require(dim >= 1, "model.content_tower_dim", dim, "set at least 1")
+        require(
+            bool(tower) or self.content_tower_run is None,
+            "model.content_tower_run",
+            self.content_tower_run,
+            "there is no tower to take it; set model.content_tower, as model=muse_make does",
+        )
+        require(
+            not frozen or (self.content_tower_run is not None and self.head != "content"),
+            "model.content_tower_frozen",
+            frozen,
+            "nothing would ever be learnt; set model.content_tower_run and another model.head "
+            "than content, or false",
+        )
+        others = [*self.recent_attention, *self.means]
+        others += [name for name in (self.gsu, self.simtier) if name != "none"]
+        require(
+            self.head != "content" or (bool(tower) and not others),
+            "model.head",
+            self.head,
+            f"needs model.content_tower and has no room for {', '.join(others) or 'nothing'}; set "
+            "model=make",
+        )
 
     def _require_names(self, key: str, accepted: tuple[str, ...]) -> None:
         names = getattr(self, key)
@@ -99,9 +170,14 @@ class EmbeddingConfig:
     Attributes:
         dim: width of a table; narrow_dim: of one with fewer rows than narrow_below.
         init_std: of a truncated normal.
-        optimizer: fused into the backward pass; adam needs a GPU.
+        optimizer: fused into the backward pass, for the rows that a step touches (adam needs a
+            GPU); or dense_adam, torch's Adam over whole tables, for tables that are small enough
+            for every process to hold and update them all.
         lr, eps: of that optimizer.
-        sharding: TorchRec sharding types the planner may choose from.
+        weight_decay: L2 penalty. rowwise_adagrad adds it to the gradient of the rows that a step
+            touches, dense_adam to that of all rows; the fused adam has decoupled decay only, which
+            takes lr * weight_decay off the rows that a step touches.
+        sharding: TorchRec sharding types the planner may choose from; data_parallel for dense_adam.
     """
 
     dim: int = 16
@@ -111,19 +187,48 @@ class EmbeddingConfig:
     optimizer: str = "rowwise_adagrad"
     lr: float = 0.05
     eps: float = 1.0e-8
+    weight_decay: float = 0.0
     sharding: list[str] = field(default_factory=lambda: ["table_wise", "row_wise"])
 
     def validate(self) -> None:
         """Raise ConfigError on a value that cannot run."""
-        require_one_of(
-            "embedding.optimizer", self.optimizer, ("rowwise_adagrad", "adagrad", "sgd", "adam")
-        )
+        optimizers = ("rowwise_adagrad", "adagrad", "sgd", "adam", "dense_adam")
+        require_one_of("embedding.optimizer", self.optimizer, optimizers)
         for key in ("dim", "narrow_dim"):
             value = getattr(self, key)
             require(value > 0 and value % 4 == 0, f"embedding.{key}", value, "set a multiple of 4")
         require(self.init_std > 0, "embedding.init_std", self.init_std, "set above 0")
         require(self.lr > 0, "embedding.lr", self.lr, "set a positive rate")
         require(self.eps >= 0, "embedding.eps", self.eps, "set at least 0")
-        require(bool(self.sharding), "embedding.sharding", self.sharding, "set at least one type")
-        for name in self.sharding:
-            require_one_of("embedding.sharding", name, ("table_wise", "row_wise", "column_wise"))
+        decay = self.weight_decay
+        require(decay >= 0, "embedding.weight_decay", decay, "set at least 0")
+        require(
+            decay == 0 or self.optimizer not in ("adagrad", "sgd"),
+            "embedding.weight_decay",
+            decay,
+            f"fbgemm leaves it out of its {self.optimizer} without a word; set 0, or "
+            "embedding.optimizer to rowwise_adagrad or dense_adam",
+        )
+        self._check_sharding()
+
+    def _check_sharding(self) -> None:
+        given = self.sharding
+        require(bool(given), "embedding.sharding", given, "set at least one type")
+        accepted = ("table_wise", "row_wise", "column_wise", "data_parallel")
+        for name in given:
+            require_one_of("embedding.sharding", name, accepted)
+        if self.optimizer == "dense_adam":
+            require(
+                given == ["data_parallel"],
+                "embedding.sharding",
+                given,
+                "embedding.optimizer=dense_adam updates whole tables; set [data_parallel]",
+            )
+        else:
+            require(
+                "data_parallel" not in given,
+                "embedding.sharding",
+                given,
+                f"embedding.optimizer={self.optimizer} updates rows where their shard is; set "
+                "other types, or embedding.optimizer=dense_adam",
+            )

@@ -14,7 +14,7 @@ class TrainerConfig:
     Attributes:
         epochs: passes over the training split.
         max_steps: stop after so many steps; null for all.
-        lr, weight_decay: of AdamW on the dense part.
+        lr, weight_decay: of AdamW on the dense part; without decay it is Adam.
         schedule: of both learning rates over the run: constant, linear or cosine (down to 0).
         warmup: share of the run's samples in which they rise linearly from 0.
         clip_norm: largest norm of the dense gradient; null for no clipping.
@@ -23,6 +23,10 @@ class TrainerConfig:
             one at each epoch's end; keep_checkpoints: newest ones kept.
         keep_best: metric of the validation split by which the best checkpoint is kept, too; null
             for none.
+        patience: end the run after so many validations in a row that were not better than the best
+            by keep_best; null to train to the end.
+        plateau: what both learning rates are multiplied with after each such validation; null to
+            leave them alone.
         async_checkpoints: write checkpoints beside training.
         on_save_failure: where a checkpoint cannot be written: stop, or continue with the last one.
         on_nonfinite: where a loss or a gradient is NaN or infinite: stop, with the batch and the
@@ -45,6 +49,8 @@ class TrainerConfig:
     checkpoint_every: int | None = None
     keep_checkpoints: int = 2
     keep_best: str | None = None
+    patience: int | None = None
+    plateau: float | None = None
     async_checkpoints: bool = True
     on_save_failure: str = "stop"
     on_nonfinite: str = "stop"
@@ -67,6 +73,22 @@ class TrainerConfig:
         require_one_of("trainer.on_nonfinite", self.on_nonfinite, ("stop", "skip"))
         if self.keep_best is not None:
             require_one_of("trainer.keep_best", self.keep_best, ("auc", "gauc", "log_loss"))
-        for key in ("max_steps", "checkpoint_every", "clip_norm", "spike"):
+        for key in ("patience", "plateau"):
+            value = getattr(self, key)
+            require(
+                value is None or self.keep_best is not None,
+                f"trainer.{key}",
+                value,
+                "needs a metric to go by; set trainer.keep_best to auc, gauc or log_loss, or "
+                f"trainer.{key}=null",
+            )
+        plateau = self.plateau
+        require(
+            plateau is None or 0.0 < plateau < 1.0,
+            "trainer.plateau",
+            plateau,
+            "set a factor between 0 and 1, or null",
+        )
+        for key in ("max_steps", "checkpoint_every", "clip_norm", "patience", "spike"):
             value = getattr(self, key)
             require(value is None or value > 0, f"trainer.{key}", value, "set above 0, or null")

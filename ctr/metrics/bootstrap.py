@@ -1,12 +1,13 @@
 """Bootstrap over users by matrix products: weighted sums of users' statistics, never of rows.
 
-Shape legend: R resamples, U units (users, or bags of them), C columns of statistics, N parts of U.
+Shape legend: R resamples, U units (users, or bags of them), C columns of statistics, N parts of U,
+M predictions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -19,6 +20,9 @@ from ctr.metrics.ties import Array
 MOST_UNITS = 1 << 18
 
 LEVEL = 0.95
+
+# Told how much was done since it was last called: a progress bar's update.
+Advance = Callable[[int], object]
 
 _THREADS = 2
 # Weights of a block: 128 x 1,024 doubles, 1 MiB.
@@ -50,13 +54,16 @@ def poisson_table() -> Array:
     return np.searchsorted(through, level).astype(np.float64)
 
 
-def resampled_sums(columns_UC: Array, resamples: int, seed: int) -> Array:
+def resampled_sums(
+    columns_UC: Array, resamples: int, seed: int, advance: Advance | None = None
+) -> Array:
     """Sums of the columns under independent Poisson(1) weights of the units, float64 [R, C].
 
     Args:
         columns_UC: float64 [U, C].
         resamples: R.
         seed: the same one gives the same sums.
+        advance: told of the progress, R in all.
     """
     table = poisson_table()
     units, columns = columns_UC.shape
@@ -69,7 +76,7 @@ def resampled_sums(columns_UC: Array, resamples: int, seed: int) -> Array:
     several = max(1, _BLOCK_UNITS // deep)
     sums_RC = np.zeros((resamples, columns))
 
-    def fill(begin: int) -> None:
+    def fill(begin: int) -> int:
         mine_RC = sums_RC[begin : begin + _BLOCK_RESAMPLES]
         random = np.random.default_rng([seed, 2, begin])
         for first in range(0, len(stack_NUC), several):
@@ -78,34 +85,47 @@ def resampled_sums(columns_UC: Array, resamples: int, seed: int) -> Array:
                 0, _LEVELS, (len(block_NUC), len(mine_RC), deep), dtype=np.uint16
             )
             mine_RC += (np.take(table, level_NRU) @ block_NUC).sum(axis=0)
+        return len(mine_RC)
 
     with ThreadPoolExecutor(_THREADS) as threads:
-        list(threads.map(fill, range(0, resamples, _BLOCK_RESAMPLES)))
+        for done in threads.map(fill, range(0, resamples, _BLOCK_RESAMPLES)):
+            if advance is not None:
+                advance(done)
     return sums_RC
 
 
-def resampled_differences(
-    metrics: Sequence[Sequence[Ratio]], in_a: Array, resamples: int, seed: int
+def resampled_metrics(
+    metrics: Sequence[Sequence[Ratio]],
+    weight_M: Array,
+    resamples: int,
+    seed: int,
+    advance: Advance | None = None,
 ) -> list[Array]:
-    """Differences of metrics, B minus A, under resampling of units; all see the same weights.
+    """Weighted sums of predictions' metrics under resampling of units; all see the same draws.
 
     Args:
         metrics: each as of `metric_ratios`.
-        in_a: bool [M], whose mean is A; the mean of the others is B.
-        resamples: R; seed: of the weights.
+        weight_M: float64 [M], of each prediction: [1] for the metric of one, [-1, 1] for how two
+            differ.
+        resamples: R; seed: of the draws.
+        advance: told of the progress, R x the number of metrics in all.
 
     Returns:
         float64 [R] for each metric; NaN where a resample does not define it.
     """
-    side_M = np.where(in_a, -1.0 / in_a.sum(), 1.0 / (~in_a).sum())
-    columns = [c for ratios in metrics for r in ratios for c in (side_M @ r.x_MU, r.y_U)]
+    columns = [c for ratios in metrics for r in ratios for c in (weight_M @ r.x_MU, r.y_U)]
     if not columns:
         return []
-    sums_RC = resampled_sums(np.stack(columns, axis=1), resamples, seed)
+
+    def tell(done: int) -> None:
+        if advance is not None:
+            advance(done * len(metrics))
+
+    sums_RC = resampled_sums(np.stack(columns, axis=1), resamples, seed, tell)
     found, at = [], 0
     for ratios in metrics:
         # Each ratio is equal to the metric where no weight is drawn, and brings its own deviation.
-        value = float(side_M @ ratios[0].values())
+        value = float(weight_M @ ratios[0].values())
         drawn_R = np.full(resamples, value)
         for _ in ratios:
             x_R, y_R = sums_RC[:, at], sums_RC[:, at + 1]
@@ -113,6 +133,23 @@ def resampled_differences(
             at += 2
         found.append(drawn_R)
     return found
+
+
+def resampled_differences(
+    metrics: Sequence[Sequence[Ratio]],
+    in_a: Array,
+    resamples: int,
+    seed: int,
+    advance: Advance | None = None,
+) -> list[Array]:
+    """Differences of metrics, mean of B minus mean of A, as of `resampled_metrics`.
+
+    Args:
+        metrics, resamples, seed, advance: as there.
+        in_a: bool [M], predictions of A; the others are of B.
+    """
+    side_M = np.where(in_a, -1.0 / in_a.sum(), 1.0 / (~in_a).sum())
+    return resampled_metrics(metrics, side_M, resamples, seed, advance)
 
 
 def add_seed_spread(drawn_R: Array, values_a: Array, values_b: Array, seed: int) -> Array:

@@ -5,16 +5,15 @@ Shape legend: S rows.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist
 
 import numpy as np
-import polars as pl
 
 from ctr.metrics.bootstrap import (
+    Advance,
     add_seed_spread,
     interval,
     joint_interval,
@@ -23,13 +22,10 @@ from ctr.metrics.bootstrap import (
 )
 from ctr.metrics.differences import PairedRows, Ratio, delong, lower_is_better, metric_ratios
 from ctr.metrics.paired import Aligned
-from ctr.metrics.ties import Array, PredictionError
+from ctr.metrics.slicing import doubts, slices_of
+from ctr.metrics.ties import Array
 
 _NORMAL_95 = NormalDist().inv_cdf(0.975)
-# A column of more values is cut: numbers into as many ranges as given, others to the most frequent.
-MOST_VALUES = 20
-RANGES = 4
-FEW_USERS = 50
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,13 @@ class Comparison:
 
 
 def compare(
-    aligned: Aligned, count_a: int, metrics: Sequence[str], resamples: int, seed: int
+    aligned: Aligned,
+    count_a: int,
+    metrics: Sequence[str],
+    resamples: int,
+    seed: int,
+    others: int = 0,
+    advance: Advance | None = None,
 ) -> Comparison:
     """Compare the mean of the first `count_a` predictions with the mean of the others.
 
@@ -89,29 +91,35 @@ def compare(
         count_a: seeds of A.
         metrics: names.
         resamples: of the bootstrap; seed: of its weights.
+        others: intervals of other comparisons that are looked at together with these.
+        advance: told of the progress, resamples x the number of intervals in all.
     """
     unit, units = units_of(aligned.user, seed)
     rows = PairedRows(aligned.label, unit, aligned.group, aligned.known, aligned.scores, units)
     in_a = np.arange(len(aligned.scores)) < count_a
     warnings = list(aligned.warnings)
     parts = [_Part("", rows, len(np.unique(aligned.user)))]
-    for name, mask in slice_masks(aligned.slices, warnings):
-        parts.append(_Part(name, rows.where(mask), len(np.unique(aligned.user[mask]))))
+    for some in slices_of(aligned.slices, warnings):
+        users = len(np.unique(aligned.user[some.mask]))
+        parts.append(_Part(some.name, rows.where(some.mask), users))
     ratios = [metric_ratios(metrics, part.rows) for part in parts]
     drawn = resampled_differences(
-        [of_metric for part in ratios for of_metric in part.values()], in_a, resamples, seed
+        [of_metric for part in ratios for of_metric in part.values()],
+        in_a,
+        resamples,
+        seed,
+        advance,
     )
     names = [(part, metric) for part in parts for metric in metrics]
+    tests = len(names) + others
     differences = []
     for number, (part, metric) in enumerate(names):
         values_M = _values(ratios[number // len(metrics)][metric])
-        differences.append(
-            _difference(part, metric, values_M, in_a, drawn[number], len(names), seed)
-        )
-    warnings += _doubts(parts, differences, drawn)
-    return Comparison(
-        differences, len(aligned.label), parts[0].users, resamples, len(names), warnings
-    )
+        differences.append(_difference(part, metric, values_M, in_a, drawn[number], tests, seed))
+    for number, part in enumerate(parts):
+        drawn_part = drawn[number * len(metrics) : (number + 1) * len(metrics)]
+        warnings += doubts(part.name, part.users, dict(zip(metrics, drawn_part, strict=True)))
+    return Comparison(differences, len(aligned.label), parts[0].users, resamples, tests, warnings)
 
 
 @dataclass(frozen=True)
@@ -169,67 +177,3 @@ def _verdict(metric: str, low: float, high: float) -> str:
     if low <= 0 <= high:
         return "no difference shown"
     return "better" if (low > 0) != lower_is_better(metric) else "worse"
-
-
-def _doubts(
-    parts: Sequence[_Part], differences: Sequence[Difference], drawn: Sequence[Array]
-) -> list[str]:
-    doubts = [
-        f"{part.name or 'all rows'}: {part.users:,} users are few; the interval may be too narrow"
-        for part in parts
-        if part.users < FEW_USERS
-    ]
-    for found, drawn_R in zip(differences, drawn, strict=True):
-        where = f"{found.metric}{f' where {found.slice}' if found.slice else ''}"
-        lost = int(np.isnan(drawn_R).sum())
-        if found.verdict == "undefined":
-            doubts.append(f"{where}: undefined, its rows lack clicks or non-clicks")
-        elif lost:
-            doubts.append(f"{where}: undefined in {lost:,} of {len(drawn_R):,} resamples")
-    return doubts
-
-
-def slice_masks(slices: dict[str, pl.Series], warnings: list[str]) -> list[tuple[str, Array]]:
-    """Name and rows, bool [S], of each slice; what is left out is added to the warnings.
-
-    Args:
-        slices: values by column: each distinct one is a slice; numbers of more than 20 values are
-            cut into 4 ranges of about equally many rows.
-        warnings: extended.
-
-    Raises:
-        PredictionError: a column has no value at all.
-    """
-    found = []
-    for column, values in slices.items():
-        gaps = values.null_count()
-        if gaps == len(values):
-            raise PredictionError(f"slice column {column!r}: has no values in the rows compared")
-        if gaps:
-            warnings.append(f"slice column {column!r}: {gaps:,} rows are empty and in no slice")
-        if values.dtype.is_numeric() and values.drop_nulls().n_unique() > MOST_VALUES:
-            found += _ranges(column, values)
-            continue
-        counts = values.drop_nulls().value_counts(sort=True)
-        if len(counts) > MOST_VALUES:
-            warnings.append(
-                f"slice column {column!r}: {len(counts):,} values; only the {MOST_VALUES} most "
-                "frequent are compared"
-            )
-        for value in sorted(counts[values.name][:MOST_VALUES].to_list()):
-            mask = (values == value).fill_null(False).to_numpy()
-            found.append((f"{column} = {value}", mask))
-    return found
-
-
-def _ranges(column: str, values: pl.Series) -> list[tuple[str, Array]]:
-    number = values.cast(pl.Float64).to_numpy()
-    edges = np.unique(np.nanquantile(number, np.linspace(0, 1, RANGES + 1)[1:-1], method="lower"))
-    place = np.searchsorted(edges, number)
-    names = [
-        *(f"{column} <= {edges[0]:g}",),
-        *(f"{low:g} < {column} <= {high:g}" for low, high in itertools.pairwise(edges)),
-        *(f"{column} > {edges[-1]:g}",),
-    ]
-    masks = [(place == i) & ~np.isnan(number) for i in range(len(names))]
-    return [(name, mask) for name, mask in zip(names, masks, strict=True) if mask.any()]

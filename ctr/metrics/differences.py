@@ -5,6 +5,7 @@ metric here is `sum_u w_u x_u / sum_u w_u y_u`, where only x depends on the pred
 need not be looked at again. AUC is no such ratio but a sum over pairs of rows of two users; its
 linear part in w (Hajek's projection) is one: each click's share of the non-clicks it outscores, and
 each non-click's share of the clicks that outscore it (DeLong's placements), summed by user.
+Average precision is no such ratio either, and has a linear part in the same way.
 
 Shape legend: S rows, M predictions, G groups, U units of resampling (users, or bags of them).
 """
@@ -21,7 +22,7 @@ from ctr.metrics.group_ties import GroupSums, group_blocks
 from ctr.metrics.grouped import KEY_BITS, sorted_rows
 from ctr.metrics.ties import Array, PredictionError, score_keys
 
-METRICS = ("auc", "gauc", "gauc_unweighted", "log_loss")
+METRICS = ("auc", "gauc", "gauc_unweighted", "log_loss", "pr_auc")
 _AT_K = re.compile(r"(ndcg|hit_rate)@([1-9]\d*)")
 _TINY = 1e-15
 
@@ -94,10 +95,16 @@ def metric_ratios(metrics: Sequence[str], rows: PairedRows) -> dict[str, list[Ra
     With weights of units the metric is its value plus the sum of what its ratios differ from it.
 
     Args:
-        metrics: names; rows: what they are computed from.
+        metrics: names, and calibration, of which neither less nor more is better.
+        rows: what they are computed from.
     """
-    groups = _group_ratios([name for name in metrics if name not in ("auc", "log_loss")], rows)
-    whole = {"auc": _auc, "log_loss": _log_loss}
+    whole = {
+        "auc": _auc,
+        "log_loss": _log_loss,
+        "pr_auc": _average_precision,
+        "calibration": _calibration,
+    }
+    groups = _group_ratios([name for name in metrics if name not in whole], rows)
     return {name: whole[name](rows) if name in whole else [groups[name]] for name in metrics}
 
 
@@ -170,6 +177,37 @@ def _log_loss(rows: PairedRows) -> list[Ratio]:
         x_MU.append(np.bincount(rows.unit, -np.where(clicked, np.log(p), np.log1p(-p)), rows.units))
     y_U = np.bincount(rows.unit, minlength=rows.units).astype(np.float64)
     return [Ratio(np.array(x_MU), y_U)]
+
+
+def _calibration(rows: PairedRows) -> list[Ratio]:
+    x_MU = [np.bincount(rows.unit, score, rows.units) for score in rows.scores]
+    return [Ratio(np.array(x_MU), np.bincount(rows.unit, rows.label, rows.units))]
+
+
+def _average_precision(rows: PairedRows) -> list[Ratio]:
+    x_MU = [
+        np.bincount(rows.unit, _precision_shares(rows.label, score), rows.units)
+        for score in rows.scores
+    ]
+    return [Ratio(np.array(x_MU), np.bincount(rows.unit, rows.label, rows.units))]
+
+
+def _precision_shares(label: Array, score: Array) -> Array:
+    """What each row adds to clicks x average precision when its weight grows, float64 [S].
+
+    Of a click that is the precision at its score; and every row moves the precision C / N at its
+    own and all lower scores, which c clicks have, by (y N - C) / N^2 for each of them.
+    """
+    values, place = np.unique(score, return_inverse=True)
+    # Highest scores first.
+    place = len(values) - 1 - place
+    clicks = np.bincount(place, label, len(values))
+    clicks_through = np.cumsum(clicks)
+    rows_through = np.cumsum(np.bincount(place, minlength=len(values)))
+    precision = clicks_through / rows_through
+    gain = np.cumsum((clicks / rows_through)[::-1])[::-1]
+    loss = np.cumsum((clicks * precision / rows_through)[::-1])[::-1]
+    return np.asarray(label * (precision + gain)[place] - loss[place])
 
 
 def _group_ratios(metrics: Sequence[str], rows: PairedRows) -> dict[str, Ratio]:

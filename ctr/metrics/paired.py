@@ -23,7 +23,7 @@ class Columns:
     """Names of the columns.
 
     Attributes:
-        key: which together name a row, the same in all files.
+        key: which together name a row, the same in all files; none for a file by itself.
         label, score, user: as usual; user and group are read from the first file.
         group: what GAUC looks into; slices: further columns of the first file.
         unknown: of the user, that stands for no one; as text.
@@ -40,7 +40,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Aligned:
-    """Predictions of the same rows, in order of the key.
+    """Predictions of the same rows, in order of the key if there is one.
 
     Attributes:
         label: uint8 [S]; user: int64 [S], users numbered from 0, rows of no known user each as one.
@@ -88,7 +88,8 @@ def read_aligned(
             warnings.append(f"{count:,} rows are not in both {paths[0]} and {path}: left out")
     if slices_from is not None:
         first = _add_slices(first, slices_from, columns, paths[0])
-    first = first.sort(columns.key)
+    if columns.key:
+        first = first.sort(columns.key)
     group, user, known = _codes(first, columns, paths[0])
     return Aligned(
         label=first[columns.label].to_numpy(),
@@ -115,7 +116,7 @@ def _read(path: Path, columns: Columns, number: int, elsewhere: bool) -> pl.Data
     # Reads label and score once more, but finds whatever is wrong with them, with its row.
     file.read_keys(columns.label, columns.score)
     frame = pl.read_parquet(path, columns=list(dict.fromkeys(wanted)))
-    twice = frame.select(columns.key).is_duplicated()
+    twice = frame.select(columns.key).is_duplicated() if columns.key else pl.Series([False])
     if twice.any():
         raise PredictionError(
             f"{path}: key {_shown(frame.filter(twice), columns.key)} occurs more than once, as do "

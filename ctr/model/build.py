@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from torch import nn
 
 from ctr.config import EmbeddingConfig, ModelConfig
+from ctr.config.checks import require
 from ctr.model.behaviours import BehaviourSpace
 from ctr.model.branch import Branch
 from ctr.model.catalog import ItemCatalog
+from ctr.model.content_network import ContentNetwork
+from ctr.model.content_tower import ContentTower
 from ctr.model.embeddings import EmbeddingTables, TableShape
-from ctr.model.esu import UNITS, SimTier
-from ctr.model.gsu import STRATEGIES
+from ctr.model.esu import UNITS, HashedInterest, SimTier, UnitShape
+from ctr.model.gsu import STRATEGIES, SearchShape
 from ctr.model.head import CrossHead, QuadraticHead, Tower
 from ctr.model.items import ItemSpace
 from ctr.model.network import Features, LongPart, Network
 from ctr.schema import FeatureSpec, StoreSchema
 
+# The user feature that tells one user from another (docs/store_format.md).
+_USER_ID = "user_id"
 # What a behaviour tells of its item besides the item itself, where the store has it (MUSE: item
 # and category; QIN: item and tags).
 _BEHAVIOUR_FEATURES = ("category", "tags")
@@ -39,8 +46,15 @@ def build_network(
 
     Raises:
         StoreError: the store lacks vectors or a feature that the model needs.
+        ConfigError: two settings that do not fit each other.
     """
     check_needs(schema, model)
+    tower = _content_tower(schema, model)
+    if model.head == "content":
+        assert tower is not None
+        return ContentNetwork(catalog, tower, model.recent_length)
+    user = tuple(f for f in schema.user if model.user_id or f.name != _USER_ID)
+    schema = dataclasses.replace(schema, user=user)
     shapes = table_shapes(schema, embedding)
     item_features = behaviour_features(schema, model)
     content = None
@@ -50,13 +64,18 @@ def build_network(
     behaviours = BehaviourSpace(ItemSpace(item_features, content), schema.event, schema.table_rows)
     target = sum(shapes[t].dim for t in ["item", *(f.table for f in item_features)])
     target += model.content_dim
-    behaviour = target + sum(shapes[f.table].dim for f in schema.event)
-    widths = (target, behaviour, 2 * embedding.dim)
-    long = _long_part(model, widths)
-    recent = _branch("recent", model.recent_attention, model, widths)
+    sides = tuple(shapes[f.table].dim for f in schema.event)
+    shape = UnitShape(target, sides, 2 * embedding.dim, model.heads)
+    _check_heads(model, shape)
+    behaviour = shape.behaviour
+    whole = _whole(model, shape)
+    long = _long_part(model, shape, whole)
+    recent = _branch("recent", model.recent_attention, model, shape)
     head_width = recent.width(behaviour) + shapes["item"].dim + model.content_dim
     head_width += sum(shapes[f.table].dim for f in (*schema.item, *schema.sample, *schema.user))
     head_width += long.branch.width(behaviour) if long.branch else 0
+    head_width += whole.width if whole else 0
+    head_width += tower.width if tower else 0
     return Network(
         tables=EmbeddingTables(shapes, embedding.init_std),
         catalog=catalog,
@@ -66,6 +85,7 @@ def build_network(
         recent_length=model.recent_length,
         long=long,
         head=_head(head_width, model),
+        content=tower,
     )
 
 
@@ -93,23 +113,54 @@ def check_needs(schema: StoreSchema, model: ModelConfig) -> None:
         schema.require_vectors(f"model.simtier={model.simtier}")
     if model.content_dim:
         schema.require_vectors(f"model.content_dim={model.content_dim}")
+    if model.content_tower:
+        schema.require_vectors(f"model.content_tower={model.content_tower}")
     for name in model.behaviour_features or []:
         schema.require_item_feature(name, f"model.behaviour_features={model.behaviour_features}")
 
 
-def _long_part(model: ModelConfig, widths: tuple[int, int, int]) -> LongPart:
+def _check_heads(model: ModelConfig, shape: UnitShape) -> None:
+    units = {*model.recent_attention, *model.retrieved_attention}
+    if not units & {"multi_head", "twin"}:
+        return
+    require(
+        shape.interest % model.heads == 0,
+        "model.heads",
+        model.heads,
+        f"must divide 2 embedding.dim = {shape.interest}; set 1, 2 or 4",
+    )
+
+
+def _long_part(model: ModelConfig, shape: UnitShape, whole: HashedInterest | None) -> LongPart:
     if model.gsu == "none":
-        return LongPart()
-    branch = _branch("retrieved", model.retrieved_attention, model, widths)
-    return LongPart(STRATEGIES[model.gsu](model.retrieved), branch)
+        return LongPart(whole=whole)
+    search = STRATEGIES[model.gsu](SearchShape(model.retrieved, shape.target, model.hash_bits))
+    return LongPart(search, _branch("retrieved", model.retrieved_attention, model, shape), whole)
 
 
-def _branch(
-    name: str, attention: list[str], model: ModelConfig, widths: tuple[int, int, int]
-) -> Branch:
+def _whole(model: ModelConfig, shape: UnitShape) -> HashedInterest | None:
+    if model.whole_attention == "none":
+        return None
+    return HashedInterest(shape.target, shape.behaviour, model.sdim_hashes, model.sdim_group)
+
+
+def _content_tower(schema: StoreSchema, model: ModelConfig) -> ContentTower | None:
+    if not model.content_tower:
+        return None
+    assert schema.vectors is not None
+    return ContentTower(
+        schema.vectors.width,
+        model.content_tower_dim,
+        model.content_tower,
+        model.activation,
+        model.content_tower_frozen,
+    )
+
+
+def _branch(name: str, attention: list[str], model: ModelConfig, shape: UnitShape) -> Branch:
     counts = model.simtier != "none" and name in model.simtier_on
     simtier = SimTier(model.simtier, model.simtier_bins) if counts else None
-    units = {key: UNITS[key](*widths) for key in attention}
+    units = {key: UNITS[key](shape) for key in attention}
     return Branch(name, units, name in model.means, simtier)
 
 

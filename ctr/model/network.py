@@ -18,6 +18,7 @@ from ctr.model.behaviours import BehaviourSpace
 from ctr.model.branch import Branch
 from ctr.model.catalog import ItemCatalog
 from ctr.model.clock import StageClock
+from ctr.model.content_tower import ContentTower
 from ctr.model.embeddings import EmbeddingTables
 from ctr.model.gsu import GeneralSearchUnit, Retrieved, Search
 from ctr.model.items import feature_request, pooled
@@ -65,6 +66,7 @@ class Network(nn.Module):
         recent_length: of the recent branch.
         long: what looks further back.
         head: input parts side by side -> logit.
+        content: tower over frozen vectors whose insides are inputs of the head; or None.
     """
 
     def __init__(
@@ -78,12 +80,13 @@ class Network(nn.Module):
         recent_length: int,
         long: LongPart,
         head: nn.Module,
+        content: ContentTower | None = None,
     ) -> None:
         super().__init__()
         self.tables, self.catalog, self.features = tables, catalog, features
         self.behaviours, self.recent_length = behaviours, recent_length
         self.recent, self.retrieved, self.whole = recent, long.branch, long.whole
-        self.gsu, self.head = long.gsu, head
+        self.gsu, self.head, self.content = long.gsu, head, content
         self.search_clock = StageClock()
 
     def forward(self, batch: Batch, trace: Trace | None = None) -> Tensor:
@@ -133,13 +136,7 @@ class Network(nn.Module):
 
     def _inputs(self, batch: Batch, trace: Trace) -> dict[str, Tensor]:
         """The head's input by parts."""
-        windows = recent_windows(
-            batch.user_B,
-            batch.history_begin_B,
-            batch.history_end_B,
-            batch.history_offsets_U,
-            self.recent_length,
-        )
+        windows = self._windows(batch)
         key_V, index = self._distinct(batch, windows, trace.retrieved)
         found = look_up(
             self.tables, {**self._requests(batch), **self.behaviours.requests(key_V, self.catalog)}
@@ -159,7 +156,20 @@ class Network(nn.Module):
             trace.weights.update(weights)
         if self.whole is not None:
             parts["whole"] = self.whole(target_B, behaviour_VE, index["whole"], batch)
+        if self.content is not None:
+            content, weights = self.content(batch, windows, self.catalog)
+            parts.update(content)
+            trace.weights.update(weights)
         return {**parts, **target_parts, **self._context(found, batch)}
+
+    def _windows(self, batch: Batch) -> RecentWindows:
+        return recent_windows(
+            batch.user_B,
+            batch.history_begin_B,
+            batch.history_end_B,
+            batch.history_offsets_U,
+            self.recent_length,
+        )
 
     def _picks(self, retrieved: Retrieved, behaviour_VE: Tensor, index_BK: Tensor) -> Picks:
         mask_BK = retrieved.mask_BK

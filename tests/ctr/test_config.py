@@ -150,6 +150,12 @@ IMPOSSIBLE = [
     ("model.gsu", "cosin"),
     ("model.retrieved_attention", ["din"]),
     ("model.recent_attention", ["target", "target"]),
+    ("model.heads", 0),
+    ("model.hash_bits", 0),
+    ("model.hash_bits", 257),
+    ("model.whole_attention", "target"),
+    ("model.sdim_group", 9),
+    ("model.sdim_hashes", 47),
     ("model.means", ["short"]),
     ("model.head", "mlp"),
     ("model.head_layers", 0),
@@ -174,6 +180,9 @@ IMPOSSIBLE = [
     ("embedding.eps", -1e-8),
     ("embedding.sharding", []),
     ("embedding.sharding", ["diagonal"]),
+    ("embedding.sharding", ["data_parallel"]),
+    ("embedding.optimizer", "dense_adam"),
+    ("embedding.weight_decay", -1e-4),
     ("trainer.precision", "fp16"),
     ("trainer.epochs", 0),
     ("trainer.log_every", 0),
@@ -183,6 +192,8 @@ IMPOSSIBLE = [
     ("trainer.max_steps", 0),
     ("trainer.checkpoint_every", -5),
     ("trainer.clip_norm", 0.0),
+    ("trainer.patience", 3),
+    ("trainer.plateau", 0.5),
     ("seed", -1),
     ("device", "tpu"),
 ]
@@ -195,8 +206,31 @@ def test_an_impossible_value_names_its_key_and_a_way_out(key, value):
     with pytest.raises(ConfigError) as caught:
         parse_config(raw)
     message = str(caught.value)
-    assert message.startswith(f"{key}=")
+    # A pair of values that do not go together is named by either.
+    assert message.startswith((f"{key}=", f"{key.split('.')[0]}."))
     assert "set " in message or "set one of" in message
+
+
+@pytest.mark.parametrize(("key", "value"), [("patience", 0), ("plateau", 0.0), ("plateau", 1.0)])
+def test_a_patience_or_plateau_out_of_range_names_its_key(key, value):
+    fitting = {"keep_best": "auc", "patience": 8, "plateau": 0.5}
+    data = {"valid_split": "valid"}
+    assert parse(data=data, trainer=fitting).trainer.patience == 8
+    with pytest.raises(ConfigError, match=rf"^trainer\.{key}={value}: set "):
+        parse(data=data, trainer={**fitting, key: value})
+
+
+def test_a_patience_needs_a_metric_and_that_a_validation_split():
+    with pytest.raises(ConfigError, match=r"^trainer\.patience=2: .*set trainer\.keep_best"):
+        parse(data={"valid_split": "valid"}, trainer={"patience": 2})
+    with pytest.raises(ConfigError, match=r"^trainer\.keep_best=auc: .*set data\.valid_split"):
+        parse(trainer={"patience": 2, "keep_best": "auc"})
+
+
+@pytest.mark.parametrize("optimizer", ["adagrad", "sgd"])
+def test_a_weight_decay_that_would_be_left_out_is_refused(optimizer):
+    with pytest.raises(ConfigError, match=r"^embedding\.weight_decay=0\.1: .*leaves it out.*set 0"):
+        parse(embedding={"weight_decay": 0.1, "optimizer": optimizer})
 
 
 @pytest.mark.parametrize("key", ["retrieved", "recent_length"])
@@ -205,6 +239,12 @@ def test_no_more_behaviours_picked_than_seen(key):
     parse(data={"history_length": 20}, model=fitting)
     with pytest.raises(ConfigError, match=rf"^model\.{key}=21: .*data\.history_length=20.*set"):
         parse(data={"history_length": 20}, model={**fitting, key: 21})
+
+
+def test_twin_searches_by_its_own_attention():
+    with pytest.raises(ConfigError, match=r"^model\.retrieved_attention=.*model\.gsu=twin.*set"):
+        parse(model={"gsu": "twin"})
+    parse(model={"gsu": "twin", "retrieved_attention": ["sa_ta", "twin"]})
 
 
 def test_the_paper_form_of_simtier_may_have_any_number_of_bins():

@@ -8,7 +8,7 @@ import signal
 import pytest
 import torch
 
-import ctr.trainer
+import ctr.step
 from ctr import checkpoint
 from ctr.checkpoint import CheckpointError, folder
 from ctr.config import TrainerConfig
@@ -17,8 +17,9 @@ from ctr.evidence import read_batch
 from ctr.faults import SpikeWatch
 from ctr.run_folder import RunFolder
 from ctr.schedule import rate_factor
+from ctr.step import TrainingError
 from ctr.train import run
-from ctr.trainer import StoppedError, TrainingError
+from ctr.trainer import StoppedError
 
 
 @pytest.fixture
@@ -52,9 +53,9 @@ def loss_at(monkeypatch):
             loss = original(logit_B, *rest)
             return change(loss, logit_B) if len(calls) == step else loss
 
-        monkeypatch.setattr(ctr.trainer, "click_loss", changed)
+        monkeypatch.setattr(ctr.step, "click_loss", changed)
 
-    original = ctr.trainer.click_loss
+    original = ctr.step.click_loss
     return install
 
 
@@ -135,9 +136,14 @@ def test_a_gradient_that_is_no_number_stops(config, process, loss_at):
         run(config, process)
 
 
+@pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "dense_adam"])
 def test_sigterm_saves_and_the_resumed_run_equals_an_uninterrupted_one(
-    config, process, loss_at, tmp_path
+    config, process, loss_at, tmp_path, optimizer
 ):
+    config.embedding.optimizer, config.embedding.weight_decay = optimizer, 1e-3
+    if optimizer == "dense_adam":
+        config.embedding.sharding = ["data_parallel"]
+
     def interrupt(loss, logits):
         os.kill(os.getpid(), signal.SIGTERM)
         return loss
@@ -200,15 +206,25 @@ def test_a_checkpoint_that_fails_stops(config, process, failing, beside):
     assert names == ["step-000000002"]
 
 
-def test_the_best_checkpoint_is_kept_and_found(config, process, monkeypatch):
-    values = iter([0.6, 0.8, 0.7, 0.75])
-    monkeypatch.setattr(
-        "ctr.train.make_validation", lambda *rest: lambda: {"auc": next(values), "gauc": 0.5}
-    )
+@pytest.fixture
+def validations(config, monkeypatch):
+    """Gives epochs of a few steps the AUCs that a test names, run after run; keeps the best."""
+
+    def install(*values):
+        found = iter(values)
+        monkeypatch.setattr(
+            "ctr.train.make_validation", lambda *rest: lambda: {"auc": next(found), "gauc": 0.5}
+        )
+
     config.data.valid_split = "test"
     config.trainer.keep_best = "auc"
     config.trainer.max_steps = config.trainer.checkpoint_every = None
-    config.data.batch_size = 400
+    config.data.batch_size = 900
+    return install
+
+
+def test_the_best_checkpoint_is_kept_and_found(config, process, validations):
+    validations(0.6, 0.8, 0.7, 0.75)
     config.trainer.epochs = 4
     config.trainer.keep_checkpoints = 1
     steps = run(config, process)["steps"]
@@ -216,6 +232,57 @@ def test_the_best_checkpoint_is_kept_and_found(config, process, monkeypatch):
     assert checkpoint.newest(folder_of_all).progress["step"] == steps
     assert checkpoint.best(folder_of_all).progress["step"] == steps // 4 * 2
     assert len(list(folder_of_all.iterdir())) == 2
+
+
+def test_a_validation_that_follows_a_checkpoint_of_its_step_is_in_it(config, process, validations):
+    validations(0.6)
+    config.trainer.max_steps, config.trainer.checkpoint_every = 1, 1
+    run(config, process)
+    assert checkpoint.best(RunFolder(config.run_path).checkpoints).progress["step"] == 1
+
+
+def test_patience_ends_a_run_and_its_resumption(config, process, validations):
+    validations(0.6, 0.5, 0.55, 0.9)
+    config.trainer.epochs, config.trainer.patience = 4, 2
+    summary = run(config, process)
+    assert summary["stopped_early"] is True
+    folder_of_all = RunFolder(config.run_path).checkpoints
+    assert checkpoint.best(folder_of_all).progress["step"] == summary["steps"] // 3
+    config.resume = "auto"
+    assert run(config, process)["steps"] == summary["steps"]
+    config.trainer.patience = 3
+    summary = run(config, process)
+    assert summary["stopped_early"] is False
+    assert checkpoint.best(folder_of_all).progress["step"] == summary["steps"]
+
+
+def test_a_plateau_goes_on_after_a_resume_as_if_nothing_had_happened(
+    config, process, validations, loss_at, tmp_path
+):
+    def interrupt(loss, logits):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return loss
+
+    values = (0.6, 0.5, 0.4)
+    config.trainer.epochs, config.trainer.plateau = 3, 0.5
+    validations(*values)
+    steps = run(config, process)["steps"]
+    whole = tensors_of(config, steps)
+    config.run = str(tmp_path / "stopped")
+    validations(*values)
+    loss_at(steps - 1, interrupt)
+    with pytest.raises(StoppedError, match=f"after step {steps - 1}"):
+        run(config, process)
+    config.resume = "auto"
+    run(config, process)
+    assert_same_tensors(tensors_of(config, steps), whole)
+    # The rates were halved for the last epoch only, for the dense part and for the tables.
+    config = elsewhere(config, tmp_path, plateau=None)
+    validations(*values)
+    run(config, process)
+    for name, tensor in tensors_of(config, steps).items():
+        if name.startswith("model.") and tensor.is_floating_point():
+            assert not torch.equal(tensor, whole[name]), name
 
 
 def test_without_a_best_one_says_so(config, process):

@@ -115,9 +115,32 @@ def test_slices_from_another_file(runs, capsys, tmp_path):
     assert "warning: place = b: " in done.err
     assert "users are few" in done.err
     made.with_columns(place=pl.lit(None, pl.String)).write_parquet(extra)
-    error = failure(capsys, *both, "--slice", "place", "--slices-from", extra)
-    assert "slice column 'place': has no values in the rows compared" in error
+    done = compare(capsys, *both, "--slice", "place", "--slices-from", extra)
+    assert "warning: slice column 'place': empty in all 6,000 rows" in done.err
+    assert "where" not in done.out
     assert "has no column 'shop'" in failure(capsys, *both, "--slice", "shop")
+
+
+def test_all_slice_columns_of_an_evaluation(runs, capsys, tmp_path):
+    both = (runs / "plain", runs / "better", "--metrics", "auc")
+    assert "has no slice column; ctr/evaluate.py writes" in failure(capsys, *both, "--slice", "all")
+    cold = [0] * 2000 + [number % 100 + 1 for number in range(4000)]
+    seen = [number % 2 == 0 for number in range(6000)]
+    made = {"sample": np.arange(6000), "target_train_samples": cold, "target_has_vector": seen}
+    extra = tmp_path / "extra.parquet"
+    pl.DataFrame(made).write_parquet(extra)
+    shown = compare(capsys, *both, "--slice", "all", "kind", "--slices-from", extra).out
+    named = [line.split(" rows of ")[0] for line in shown.splitlines() if line[:5] == "where"]
+    assert named[:7] == [
+        "where target_train_samples = 0: 2,000",
+        "where 0 < target_train_samples <= 25: 1,000",
+        "where 25 < target_train_samples <= 50: 1,000",
+        "where 50 < target_train_samples <= 75: 1,000",
+        "where target_train_samples > 75: 1,000",
+        "where target_has_vector = False: 3,000",
+        "where target_has_vector = True: 3,000",
+    ]
+    assert [name.split(":")[0] for name in named[7:]] == ["where kind = new", "where kind = old"]
 
 
 def test_many_values_are_cut_to_the_most_frequent(runs, capsys, tmp_path):

@@ -94,3 +94,97 @@ def test_k_must_be_a_whole_number(file, capsys):
     with pytest.raises(SystemExit):
         main([file, "--k", "0"])
     assert "must be a whole number of 1 or more" in capsys.readouterr().err
+
+
+@pytest.fixture
+def sliced(tmp_path):
+    """Predictions as an evaluation writes them, cold targets and missing similarities included."""
+    random = np.random.default_rng(1)
+    count = 3000
+    user = random.integers(0, 200, count)
+    cold = np.where(random.random(count) < 0.3, 0, random.integers(1, 60, count))
+    label = random.random(count) < 0.25
+    rows = pl.DataFrame(
+        {
+            "label": label,
+            "score": (0.4 * label + 0.6 * random.random(count)).astype(np.float32),
+            "user": user,
+            "target_train_samples": cold.astype(np.int32),
+            "best_similarity": [None if n % 10 == 0 else n / count for n in range(count)],
+            "target_has_vector": [n % 10 > 0 for n in range(count)],
+            "mean_similarity": pl.Series([None] * count, dtype=pl.Float32),
+        }
+    )
+    path = tmp_path / "sliced.parquet"
+    rows.write_parquet(path)
+    return path, rows
+
+
+def test_slices(sliced, capsys):
+    path, rows = sliced
+    main([str(path), "--slice", "all", "--resamples", "300", "--json", "--unknown", "0"])
+    done = capsys.readouterr()
+    found = json.loads(done.out)
+    everything, *slices = found["slices"]
+    columns = ["target_train_samples"] * 5 + ["target_has_vector"] * 2 + ["best_similarity"] * 4
+    assert [part["column"] for part in slices] == columns
+    names = [slices[place]["slice"] for place in (0, 5, 6)]
+    assert names == [
+        *("target_train_samples = 0", "target_has_vector = False", "target_has_vector = True")
+    ]
+    # The unknown user's rows are each of a user of their own.
+    unknown = (rows["user"] == 0).sum()
+    assert everything["users"] == rows["user"].n_unique() - 1 + unknown
+    assert everything["metrics"]["auc"]["value"] == pytest.approx(found["auc"], **EXACT)
+    cold, seen = rows.filter(pl.col("target_train_samples") == 0), slices[6]
+    assert slices[0]["rows"] == len(cold)
+    assert slices[0]["share"] == len(cold) / 3000
+    expected = roc_auc_score(cold["label"], cold["score"])
+    assert slices[0]["metrics"]["auc"]["value"] == pytest.approx(expected, **EXACT)
+    assert seen["rows"] == rows["target_has_vector"].sum()
+    for part in found["slices"]:
+        for metric in ("auc", "gauc", "log_loss"):
+            of_metric = part["metrics"][metric]
+            assert of_metric["low"] < of_metric["value"] < of_metric["high"]
+    assert "warning: slice column 'best_similarity': 300 rows are empty and in no slice" in done.err
+    assert "warning: slice column 'mean_similarity': empty in all 3,000 rows" in done.err
+
+
+def test_slices_in_words(sliced, capsys):
+    path, rows = sliced
+    arguments = ["--slice", "target_has_vector", "--metrics", "auc", "log_loss"]
+    main([str(path), *arguments, "--resamples", "300"])
+    shown = capsys.readouterr().out
+    assert "slices, with 95% intervals from 300 resamples of users" in shown
+    (line,) = (line for line in shown.splitlines() if "target_has_vector = True" in line)
+    part = rows.filter("target_has_vector")
+    assert line.split()[3:6] == [
+        "2,700",
+        "90.0%",
+        f"{roc_auc_score(part['label'], part['score']):.4f}",
+    ]
+    assert "6 intervals: about 0.3 of them do not hold the true value" in shown
+    assert shown.startswith(f"{path}\n  rows                          3,000\n")
+
+
+def test_without_slices_nothing_is_read_into_memory(sliced, capsys, monkeypatch):
+    path, _ = sliced
+    monkeypatch.setattr("tools.score.read_aligned", None)
+    main([str(path), "--group", "user"])
+    assert "intervals" not in capsys.readouterr().out
+
+
+def test_slices_that_cannot_be_made(sliced, file, capsys):
+    path, _ = sliced
+    for arguments, message in (
+        ([str(path), "--slice", "shop"], "has no column 'shop'"),
+        ([str(path), "--slice", "all", "--user", "uid"], "has no column 'uid'"),
+        ([str(path), "--slice", "all", "--metrics", "f1"], "metric 'f1': unknown"),
+        ([file, "--label=click", "--score=p", "--slice", "all"], "has no slice column"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        error = capsys.readouterr().err
+        assert stopped.value.code == 2
+        assert message in error
+        assert error.count("\n") == 1

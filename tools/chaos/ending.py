@@ -17,7 +17,7 @@ from ctr import checkpoint
 from ctr.checkpoint.index import SafeReader
 
 # What a clock or the system says, not the run.
-_TIMED = {"seconds", "samples_per_s", "peak_memory_mib"}
+_TIMED = {"seconds", "search_seconds", "samples_per_s", "peak_memory_mib"}
 
 
 @dataclass

@@ -93,7 +93,7 @@ STAGES: dict[str, tuple[Place, ...]] = {
     "checkpoint": _CHECKPOINT,
     "validation": (
         Place("ctr.inference:predict", _ALL, (1, 2)),
-        Place("ctr.trainer:Trainer._validate", _AROUND, (1, 2)),
+        Place("ctr.validation:Validation.run", _AROUND, (1, 2)),
     ),
     "logs": (
         Place("ctr.run_log:RunLog.write", ("half", "after"), (1, 14), any_rank=False),

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ctr.model.sequences import Sequence
+
+
+@dataclass(frozen=True)
+class UnitShape:
+    """What a unit is made for.
+
+    Attributes:
+        target: width of a target, and of what a behaviour tells of its item.
+        sides: widths of a behaviour's side columns, which stand behind that.
+        interest: width of an interest.
+        heads: of a unit that has several.
+    """
+
+    target: int
+    sides: tuple[int, ...]
+    interest: int
+    heads: int
+
+    @property
+    def behaviour(self) -> int:
+        """Width of a behaviour."""
+        return self.target + sum(self.sides)
 
 
 class ExactSearchUnit(Protocol):

@@ -52,10 +52,37 @@ class Search:
     units: Mapping[str, nn.Module]
 
 
+@dataclass(frozen=True)
+class SearchShape:
+    """What a strategy is made for.
+
+    Attributes:
+        k: picks a sample.
+        target: width of a target, and of what a behaviour tells of its item.
+        hash_bits: of a code.
+    """
+
+    k: int
+    target: int
+    hash_bits: int
+
+
 class GeneralSearchUnit(Protocol):
     """Picks at most K behaviours a sample, within what the sample may see; has no gradient."""
 
     def __call__(self, search: Search) -> Retrieved: ...
+
+
+def event_rows(batch: Batch, index_T: Tensor) -> Tensor:
+    """Rows int64 [T] of the events in a table whose row 0, which no kernel returns, stands first.
+
+    Args:
+        index_T: int64, row of each event among the distinct behaviours.
+
+    Returns:
+        One more; 0 for unknown items (item row 0).
+    """
+    return (index_T + 1).masked_fill_(batch.history_item_T == 0, 0)
 
 
 def retrieved(batch: Batch, position_BK: Tensor, similarity_BK: Tensor | None = None) -> Retrieved:

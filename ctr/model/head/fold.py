@@ -30,9 +30,10 @@ class _Folded:
 class Foldable(nn.Module, ABC):
     """A module that evaluates by tensors derived from its weights, which `fold` derives once.
 
-    What was folded is part of no state, is let go by training, moving, casting and copying, and is
-    not used where a weight or buffer was replaced or written to since (torch counts the writes;
-    only one through `.data` escapes it), nor where gradients are recorded.
+    What was folded is part of no state. Training, recording gradients, moving, casting and copying
+    let go of it, and it is not used where a weight or buffer was replaced or written to since.
+    torch counts the writes, but for those through `.data` and those of a fused optimizer, which
+    steps on gradients that were recorded.
     """
 
     def __init__(self) -> None:
@@ -45,8 +46,10 @@ class Foldable(nn.Module, ABC):
 
     def derived(self) -> tuple[Tensor, ...]:
         """What `derive` returns: kept by `fold`, or else computed."""
+        if torch.is_grad_enabled():
+            self.unfold()
         kept = self._folded
-        if kept is None or torch.is_grad_enabled() or not kept.holds_for(self._sources()):
+        if kept is None or not kept.holds_for(self._sources()):
             return self.derive()
         return kept.derived
 

@@ -105,7 +105,7 @@ class BatchNorm(StepStatistics):
     def forward(self, x_BW: Tensor) -> Tensor:
         """Normalise float [B, W]; float32 out, unless the module was cast."""
         mean, var = self.statistics(x_BW)
-        return (x_BW - mean) * (self.weight * torch.rsqrt(var + self.eps)) + self.bias
+        return torch.addcmul(self.bias, x_BW - mean, self.weight * torch.rsqrt(var + self.eps))
 
     def running_map(self) -> tuple[Tensor, Tensor]:
         """Scale and shift [W] that evaluation amounts to: x * scale + shift."""

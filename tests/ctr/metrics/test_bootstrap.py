@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score, ndcg_score, roc_auc_score
 from sklearn.metrics import log_loss as sklearn_log_loss
-from sklearn.metrics import ndcg_score, roc_auc_score
 
 from ctr.metrics import bootstrap
 from ctr.metrics.bootstrap import (
@@ -20,7 +20,7 @@ from ctr.metrics.bootstrap import (
 from ctr.metrics.differences import PairedRows, check_metric, delong, metric_ratios, placements
 from ctr.metrics.ties import PredictionError
 
-METRICS = ("auc", "gauc", "gauc_unweighted", "log_loss", "ndcg@2", "hit_rate@1")
+METRICS = ("auc", "gauc", "gauc_unweighted", "log_loss", "pr_auc", "ndcg@2", "hit_rate@1")
 
 
 def world(seed, users=120, rows=1500, gain=0.3):
@@ -39,6 +39,8 @@ def by_hand(metric, label, score, user):
     """A metric of rows, in loops."""
     if metric == "auc":
         return roc_auc_score(label, score)
+    if metric == "pr_auc":
+        return average_precision_score(label, score)
     if metric == "log_loss":
         return sklearn_log_loss(label, score)
     values, weights = [], []
@@ -103,6 +105,38 @@ def test_linear_auc_is_close_to_the_exact_one_draw_by_draw():
     error = np.std(np.array(exact) - linear)
     assert error < 0.15 * np.std(exact)
     assert abs(np.mean(np.array(exact) - linear)) < 0.05 * np.std(exact)
+
+
+def test_linear_average_precision_is_close_to_the_exact_one_draw_by_draw():
+    rows = world(2, users=300, rows=3000)
+    (ratio,) = metric_ratios(["pr_auc"], rows)["pr_auc"]
+    random = np.random.default_rng(0)
+    exact, linear = [], []
+    for _ in range(200):
+        weight = random.poisson(1, rows.units)
+        of_row = weight[rows.unit]
+        a, b = (average_precision_score(rows.label, s, sample_weight=of_row) for s in rows.scores)
+        exact.append((a, b))
+        linear.append((ratio.x_MU @ weight) / (ratio.y_U @ weight))
+    left = np.array(exact) - np.array(linear)
+    assert (left.std(axis=0) < 0.15 * np.std(exact, axis=0)).all()
+    assert np.diff(left).std() < 0.15 * np.diff(exact).std()
+
+
+def test_calibration_is_a_ratio_too():
+    rows = world(0)
+    (ratio,) = metric_ratios(["calibration"], rows)["calibration"]
+    expected = [score.mean() / rows.label.mean() for score in rows.scores]
+    assert ratio.values() == pytest.approx(expected, rel=1e-12)
+
+
+def test_progress_is_told_of_all():
+    ratios = list(metric_ratios(("auc", "gauc"), world(0)).values())
+    done = []
+    drawn = resampled_differences(ratios, np.array([True, False]), 300, 0, done.append)
+    assert (len(done), sum(done)) == (3, 2 * 300)
+    silent = resampled_differences(ratios, np.array([True, False]), 300, 0)
+    assert all(np.array_equal(a, b) for a, b in zip(drawn, silent, strict=True))
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ctr.config import EmbeddingConfig, ModelConfig
+from ctr.config import ConfigError, EmbeddingConfig, ModelConfig
 from ctr.data.loader import BatchBuilder
 from ctr.model.build import build_network
 from ctr.schema import StoreError
@@ -24,6 +24,10 @@ MODELS = {
         **{"content_dim": 8, "head": "qnn"},
     },
     "muse_qin": {"retrieved_attention": ["sa_ta", "asta"], "head": "qnn"},
+    "multi_head": {"recent_attention": ["multi_head"], "retrieved_attention": ["multi_head"]},
+    "eta": {"gsu": "eta", "retrieved_attention": ["multi_head"], "simtier": "none"},
+    "twin": {"gsu": "twin", "retrieved_attention": ["twin"], "simtier": "none"},
+    "sdim": {"gsu": "none", "simtier": "none", "whole_attention": "sdim"},
     "dcnv2": {"recent_attention": ["sa_ta", "target"], "head": "dcnv2"},
 }
 
@@ -149,3 +153,10 @@ def test_a_store_without_what_the_model_needs(change, named, store, catalog, con
     model = dataclasses.replace(config.model, gsu="category" if "item" in change else "cosine")
     with pytest.raises(StoreError, match=named):
         build_network(schema, catalog, model, config.embedding)
+
+
+def test_heads_that_do_not_divide_an_interest(store, catalog, config):
+    model = dataclasses.replace(config.model, retrieved_attention=["multi_head"], heads=5)
+    with pytest.raises(ConfigError, match="model.heads=5: must divide 2 embedding.dim = 32; set"):
+        build_network(store.schema, catalog, model, config.embedding)
+    build_network(store.schema, catalog, dataclasses.replace(config.model, heads=5), config.embedding)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ctr.model.esu import UNITS, masked_softmax
+from ctr.model.esu import UNITS, UnitShape, masked_softmax
 from tests.ctr.model.esu.cases import D, E, I, attend, linear, picks, stretches
 
 
@@ -42,12 +42,39 @@ def asta(unit, target, rows_NE, similarity_N):
     return linear(unit.out, weight @ values) + target
 
 
-FORMULAS = {"target": target_attention, "sa_ta": sa_ta, "sa_ta_paper": sa_ta_paper, "asta": asta}
+def multi_head(unit, target, rows_NE, similarity_N):
+    d, found = D // HEADS, []
+    for h in range(HEADS):
+        own = slice(h * d, h * d + d)
+        query, keys = linear(unit.query, target)[own], linear(unit.key, rows_NE)[:, own]
+        values = linear(unit.value, rows_NE)[:, own]
+        found.append(attend(keys @ query / np.sqrt(d), values))
+    return linear(unit.out, np.concatenate(found))
+
+
+def twin(unit, target, rows_NE, similarity_N):
+    d, found = D // HEADS, []
+    for h in range(HEADS):
+        own = slice(h * d, h * d + d)
+        query, keys = linear(unit.query, target)[own], linear(unit.key, rows_NE[:, :I])[:, own]
+        logits = keys @ query / np.sqrt(d)
+        for j, column in enumerate(range(I, E)):
+            compressed = rows_NE[:, column] * float(unit.cross[h, j].detach())
+            logits = logits + compressed * float(unit.beta[h, j].detach())
+        found.append(attend(logits, linear(unit.value, rows_NE)[:, own]))
+    return linear(unit.out, np.concatenate(found))
+
+
+HEADS = 2
+FORMULAS = {
+    **{"target": target_attention, "multi_head": multi_head, "twin": twin},
+    **{"sa_ta": sa_ta, "sa_ta_paper": sa_ta_paper, "asta": asta},
+}
 
 
 def make(name):
     torch.manual_seed(7)
-    unit = UNITS[name](I, E, D)
+    unit = UNITS[name](UnitShape(I, (1,) * (E - I), D, HEADS))
     with torch.no_grad():
         for parameter in unit.parameters():
             # Away from where several factors are 1 and a missing one would not show.

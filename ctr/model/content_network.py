@@ -1,0 +1,52 @@
+"""The network that pre-trains a content tower.
+
+Shape legend: B samples.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ctr.data.batch import Batch
+from ctr.model.behaviours import BehaviourSpace
+from ctr.model.branch import Branch
+from ctr.model.catalog import ItemCatalog
+from ctr.model.content_tower import ContentTower
+from ctr.model.embeddings import EmbeddingTables
+from ctr.model.head import SoleLogit
+from ctr.model.items import ItemSpace
+from ctr.model.network import Features, LongPart, Network
+from ctr.model.recent import recent_per_sample
+from ctr.model.trace import Trace
+
+
+class ContentNetwork(Network):
+    """A content tower whose logit is the prediction, and nothing else (arXiv 2407.19467, 4.3).
+
+    It has no embedding tables: epochs of pre-training look up and exchange nothing.
+
+    Args:
+        catalog: frozen item vectors; tower: to train; recent_length: behaviours that it looks at.
+    """
+
+    def __init__(self, catalog: ItemCatalog, tower: ContentTower, recent_length: int) -> None:
+        super().__init__(
+            tables=EmbeddingTables({}, init_std=1.0),
+            catalog=catalog,
+            features=Features((), (), ()),
+            behaviours=BehaviourSpace(ItemSpace((), None), (), {}),
+            recent=Branch("recent", {}, False, None),
+            recent_length=recent_length,
+            long=LongPart(),
+            head=SoleLogit(),
+            content=tower,
+        )
+
+    def _inputs(self, batch: Batch, trace: Trace) -> dict[str, Tensor]:
+        """The tower's logit alone."""
+        assert self.content is not None
+        windows = self._windows(batch)
+        trace.recent_index_BP, trace.recent_mask_BP = recent_per_sample(windows)
+        parts, weights = self.content(batch, windows, self.catalog)
+        trace.weights.update(weights)
+        return {"make.logit": parts["make.logit"]}

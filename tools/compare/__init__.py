@@ -1,0 +1,1 @@
+"""Train a list of variants over several seeds, evaluate each, and make one table and plot."""

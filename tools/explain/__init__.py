@@ -1,0 +1,1 @@
+"""Why one sample got its score."""

@@ -1,0 +1,1 @@
+"""What a run's search picks, and what another would have picked."""
