@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         names, told = (f"--{side}", f"--seeds-{side}"), f"{side.upper()}, one for each seed: {runs}"
         add(*names, dest=side, metavar="RUN", type=Path, nargs="+", default=[], help=told)
     add("--split", default="test", help="of the runs (default: test)")
-    metrics = "auc, gauc, gauc_unweighted, log_loss, ndcg@K, hit_rate@K"
+    metrics = "auc, gauc, gauc_unweighted, log_loss, pr_auc, ndcg@K, hit_rate@K"
     add("--metrics", nargs="+", default=["auc", "gauc", "log_loss"], metavar="METRIC", help=metrics)
     told = f"and on each value; {ALL}: whatever ctr/evaluate.py wrote to slice by"
     add("--slice", dest="slices", nargs="+", default=[], metavar="COLUMN", help=told)

@@ -1,6 +1,6 @@
 """What an item is made of, for targets and behaviours alike.
 
-Shape legend: n items, W entries of a list feature, D width of a table, I width of an item,
+Shape legend: N items, W entries of a list feature, D width of a table, I width of an item,
 M width of a frozen vector.
 """
 
@@ -30,7 +30,7 @@ class ItemSpace(nn.Module):
         self.features, self.content = features, content
 
     def requests(self, prefix: str, items: Tensor, catalog: ItemCatalog) -> dict[str, Request]:
-        """What must be looked up to make the vectors of items int64 [n], names `prefix.*`."""
+        """What must be looked up to make the vectors of items int64 [N], names `prefix.*`."""
         wanted = {f"{prefix}.item": Request("item", items)}
         for feature in self.features:
             wanted[f"{prefix}.{feature.name}"] = feature_request(feature, items, catalog)
@@ -39,7 +39,7 @@ class ItemSpace(nn.Module):
     def embed(
         self, prefix: str, found: dict[str, Tensor], items: Tensor, catalog: ItemCatalog
     ) -> dict[str, Tensor]:
-        """Parts [n, D] of the vectors of items int64 [n] by name: item, its features, content."""
+        """Parts [N, D] of the vectors of items int64 [N] by name: item, its features, content."""
         parts = {"item": found[f"{prefix}.item"]}
         for feature in self.features:
             rows = found[f"{prefix}.{feature.name}"]
@@ -50,19 +50,19 @@ class ItemSpace(nn.Module):
 
 
 def feature_request(feature: FeatureSpec, items: Tensor, catalog: ItemCatalog) -> Request:
-    """The rows of an item feature that items int64 [n] have: int64 [n * W]."""
+    """The rows of an item feature that items int64 [N] have: int64 [N * W]."""
     return Request(feature.table, catalog.feature_rows(feature.name, items).reshape(-1))
 
 
 def pooled(feature: FeatureSpec, rows: Tensor, items: Tensor, catalog: ItemCatalog) -> Tensor:
-    """Embeddings float [n, D] of a feature: the rows themselves, or the mean of a list's entries.
+    """Embeddings float [N, D] of a feature: the rows themselves, or the mean of a list's entries.
 
     Args:
-        feature: of items; rows: float [n * W, D], as looked up; items: int64 [n].
+        feature: of items; rows: float [N * W, D], as looked up; items: int64 [N].
     """
     if feature.width == 1:
         return rows
-    there_nW = catalog.feature_rows(feature.name, items) != 0
-    share_nW = there_nW / there_nW.sum(dim=1, keepdim=True).clamp(min=1)
-    rows_nWD = rows.view(*there_nW.shape, rows.shape[1])
-    return torch.bmm(share_nW[:, None].to(rows.dtype), rows_nWD).squeeze(1)
+    there_NW = catalog.feature_rows(feature.name, items) != 0
+    share_NW = there_NW / there_NW.sum(dim=1, keepdim=True).clamp(min=1)
+    rows_NWD = rows.view(*there_NW.shape, rows.shape[1])
+    return torch.bmm(share_NW[:, None].to(rows.dtype), rows_NWD).squeeze(1)

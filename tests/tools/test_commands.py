@@ -29,6 +29,8 @@ def test_demo_comparison_and_loader_timing(tmp_path):
     for model in ("muse", "din"):
         auc = json.loads((demo / model / "evaluation_test.json").read_text())["auc"]
         assert f"{auc:.4f}" in shown
+    assert shown.splitlines()[-1] == f"report: {demo / 'report.html'}"
+    assert "<h1>muse against din</h1>" in (demo / "report.html").read_text()
     store = str(demo / "world")
     assert "samples/s" in run("tools.time_loader", f"--store={store}")
     table = run(

@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         common_rows=options.common_rows,
         resamples=options.resamples,
         seed=options.seed,
+        pictures=options.pictures,
         progress=options.progress,
     )
     with errors_to_exit():

@@ -23,13 +23,14 @@ class Wanted:
         split: of the runs' store.
         common_rows: rows that not all runs have are left out, rather than an error.
         resamples: of the bootstrap; seed: of its weights.
-        progress: show bars.
+        pictures: draw PNGs too; progress: show bars.
     """
 
     split: str = "test"
     common_rows: bool = False
     resamples: int = 10_000
     seed: int = 0
+    pictures: bool = True
     progress: bool = True
 
 
@@ -51,7 +52,7 @@ def build(runs: Sequence[Run], wanted: Wanted) -> tuple[str, list[Plot]]:
     every = [sketch for group in sketched.values() for sketch in group]
     plots: dict[str, Plot] = {}
     for sketch in tqdm(every, unit="figure", desc="drawing", disable=hidden):
-        plots[sketch.name] = render(sketch)
+        plots[sketch.name] = render(sketch, wanted.pictures)
     drawn = {name: [plots[sketch.name] for sketch in group] for name, group in sketched.items()}
     return html(_page(runs, rows, found, drawn, wanted)), list(plots.values())
 

@@ -71,7 +71,7 @@ _SETTINGS: Any = {
     "lines.linewidth": 1.6,
     "lines.markersize": 4.5,
     # A name of a run may hold a dollar.
-    "text.parse_math": True,
+    "text.parse_math": False,
     # Text stays text: it takes the page's font, can be searched, and is small.
     "svg.fonttype": "none",
     # Names of parts do not change from one report to the next.
@@ -91,7 +91,7 @@ class Plot:
     Attributes:
         name: of the PNG's file, without its end; unlike those of other plots.
         title: of a few words; caption: what is shown and how to read it.
-        svg: HTML, ready for the page; png: with the title inside.
+        svg: HTML, ready for the page; png: with the title inside, empty if none was wanted.
     """
 
     name: str
@@ -118,27 +118,32 @@ class Sketch:
     height: float = 3.1
 
 
-def render(sketch: Sketch) -> Plot:
-    """Draw the figure twice: for the page, and as a picture of its own."""
+def render(sketch: Sketch, picture: bool = True) -> Plot:
+    """Draw the figure for the page and, if a picture is wanted, as a PNG of its own."""
     with matplotlib.rc_context(), warnings.catch_warnings():
         # Whatever the machine's own settings are.
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_SETTINGS)
-        figure = Figure(figsize=(WIDTH_INCHES, sketch.height), layout="constrained")
-        FigureCanvasAgg(figure)
         # Signs of a name that the PNG's font lacks: the page's fonts have them.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure = Figure(figsize=(WIDTH_INCHES, sketch.height), layout="constrained")
+        FigureCanvasAgg(figure)
         sketch.draw(figure)
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata=_NO_METADATA)
-        # A page says what a figure shows beside it; a picture has a line more for that.
-        above = 1 + 0.2 / sketch.height
-        figure.text(0.012, above, sketch.title, va="top", fontsize=10.5, weight="bold")
-        box = Bbox.from_bounds(0, 0, WIDTH_INCHES, sketch.height + _TITLE_INCHES)
-        paper, picture = COLOURS["paper"][0], io.BytesIO()
-        figure.savefig(picture, format="png", dpi=_DOTS_PER_INCH, facecolor=paper, bbox_inches=box)
+        png = _picture(figure, sketch) if picture else b""
     svg = _for_page(text.getvalue(), sketch.name, f"{sketch.title}. {sketch.caption}")
-    return Plot(sketch.name, sketch.title, sketch.caption, svg, picture.getvalue())
+    return Plot(sketch.name, sketch.title, sketch.caption, svg, png)
+
+
+def _picture(figure: Figure, sketch: Sketch) -> bytes:
+    """A PNG. A page says what a figure shows beside it; a picture has a line more for that."""
+    above = 1 + 0.2 / sketch.height
+    figure.text(0.012, above, sketch.title, va="top", fontsize=10.5, weight="bold")
+    box = Bbox.from_bounds(0, 0, WIDTH_INCHES, sketch.height + _TITLE_INCHES)
+    paper, written = COLOURS["paper"][0], io.BytesIO()
+    figure.savefig(written, format="png", dpi=_DOTS_PER_INCH, facecolor=paper, bbox_inches=box)
+    return written.getvalue()
 
 
 def style_variables(dark: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +11,18 @@ from pathlib import Path
 from tools.report.drawing import Plot
 from tools.report.errors import ReportError
 
+# What a report's plots are called.
+_OURS = re.compile(
+    r"(loss|speed|validation_\w+|calibration|scores_\d_[-\w]*|slice_\w+|search_\w+)\.png"
+)
+
 
 def check_writable(out: Path, folder: Path | None) -> None:
     """Raise ReportError, before any work is done, where the files could not be put.
 
     Args:
-        out: the page; folder: of the plots' PNGs, which must be new, empty or hold PNGs only.
+        out: the page; folder: of the plots' PNGs, which must be new, or hold those of a report and
+            nothing else.
     """
     if out.is_dir():
         raise ReportError(f"{out}: is a folder; give --out the name of a file")
@@ -23,7 +30,8 @@ def check_writable(out: Path, folder: Path | None) -> None:
         return
     if folder.exists() and not folder.is_dir():
         raise ReportError(f"{folder}: is a file; give --png another folder")
-    others = [p.name for p in folder.glob("*") if p.suffix != ".png"] if folder.is_dir() else []
+    inside = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    others = [name for name in inside if not _OURS.fullmatch(name)]
     if others:
         raise ReportError(
             f"{folder}: holds {others[0]!r} and would be replaced as a whole; give --png a folder "

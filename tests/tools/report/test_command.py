@@ -188,7 +188,7 @@ def test_what_is_missing_is_named_with_its_command(make_run, tmp_path):
     bare(run / "predictions_test.parquet")
     (run / "evaluation_test.json").write_text(json.dumps({"samples": 1600, "auc": 0.123}))
     out = tmp_path / "out.html"
-    main([str(run), "--out", str(out), "--resamples", "100", "--no-progress"])
+    main([str(run), "--out", str(out), "--resamples", "100", "--no-progress", "--no-png"])
     found = Reader(out.read_text())
     text = "".join(found.text)
     assert f"python -m tools.search_report {run} --split test" in text
@@ -211,7 +211,7 @@ addEventListener("load", () => {{
     for (const fold of page.querySelectorAll("details")) fold.open = true;
     const root = page.documentElement, paint = (e, what) => getComputedStyle(e)[what];
     found[frame.id] = {{
-      reach: root.scrollWidth, room: frame.contentWindow.innerWidth,
+      reach: root.scrollWidth, room: root.clientWidth,
       tables: [...page.querySelectorAll("table")].filter(t => t.offsetHeight > 20).length,
       plots: [...page.querySelectorAll("svg")].map(s => s.getBoundingClientRect())
         .filter(b => b.width > 300 && b.height > 100).length,
@@ -295,12 +295,26 @@ def test_what_cannot_be_reported(runs, make_run, tmp_path, capsys):
     assert list(tmp_path.glob("out*")) == []
 
 
+def test_pictures_of_an_earlier_report_are_replaced(report, runs, make_run, tmp_path):
+    out = tmp_path / "report.html"
+    shutil.copytree(report.with_name("report_png"), tmp_path / "report_png")
+    (tmp_path / "report_png" / "calibration.png").write_text("old")
+    run = make_run(tmp_path / "run")
+    bare(run / "predictions_test.parquet")
+    (run / "metrics.jsonl").write_text("")
+    main([str(run), "--out", str(out), "--resamples", "100", "--no-progress"])
+    left = {path.name for path in (tmp_path / "report_png").iterdir()}
+    assert left == {"calibration.png", "scores_1_run.png"}
+    assert (tmp_path / "report_png" / "calibration.png").stat().st_size > 1000
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "report_png", "run"}
+
+
 def test_nothing_is_written_over_what_is_not_a_report(runs, tmp_path, capsys):
     (tmp_path / "out_png").mkdir()
-    (tmp_path / "out_png" / "notes.txt").write_text("mine")
-    assert "holds 'notes.txt'" in failure(capsys, runs[0], "--out", tmp_path / "out.html")
+    (tmp_path / "out_png" / "photo.png").write_text("mine")
+    assert "holds 'photo.png'" in failure(capsys, runs[0], "--out", tmp_path / "out.html")
     assert "is a folder" in failure(capsys, runs[0], "--out", tmp_path)
     assert "is a file" in failure(
-        capsys, runs[0], "--out", tmp_path / "o.html", "--png", tmp_path / "out_png" / "notes.txt"
+        capsys, runs[0], "--out", tmp_path / "o.html", "--png", tmp_path / "out_png" / "photo.png"
     )
-    assert [path.name for path in tmp_path.rglob("*")] == ["out_png", "notes.txt"]
+    assert [path.name for path in tmp_path.rglob("*")] == ["out_png", "photo.png"]

@@ -48,6 +48,7 @@ def test_metrics_and_intervals_are_those_of_score(measured, three, capsys):
     for name in ("auc", "log_loss", "pr_auc", "calibration"):
         assert plain[name] == pytest.approx(told[name], rel=1e-12)
     assert plain["gauc"] == pytest.approx(told["groups"]["user"]["gauc"], rel=1e-12)
+    assert plain["users"] == told["groups"]["user"]["groups"]
     for name, estimate in headline.items():
         assert estimate.value == pytest.approx(plain[name], rel=1e-12)
         assert estimate.low < estimate.value < estimate.high
