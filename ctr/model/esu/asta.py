@@ -34,6 +34,9 @@ class AdaptiveSparseAttention(nn.Module):
         self.key = nn.Linear(behaviour_width, width, bias=False)
         self.value = nn.Linear(behaviour_width, width, bias=False)
         self.out = nn.Linear(width, target_width, bias=False)
+        # As the published results were trained: FuxiCTR starts every linear layer so.
+        for linear in (self.query, self.key, self.value, self.out):
+            nn.init.xavier_normal_(linear.weight)
 
     def forward(self, target_B: Tensor, sequence: Sequence) -> tuple[Tensor, Tensor]:
         """Interest float [B, I] of each sample, and the weights it gave."""
