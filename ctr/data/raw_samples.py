@@ -51,9 +51,9 @@ class RawColumns:
 class RawSamples(Samples):
     """A Parquet file with a row for each sample, never held in memory as a whole.
 
-    A user of several records has the last one: preparations write a later snapshot of a user after
-    an earlier one. Ids outside the vocabulary stand for the unknown user, with an empty history,
-    and the unknown item.
+    A user of several records has the one with the longest history, and of equally long ones the
+    last, since preparations write a later snapshot of a user after an earlier one. Ids outside the
+    vocabulary stand for the unknown user, with an empty history, and the unknown item.
 
     Args:
         path: of the file.
@@ -175,9 +175,10 @@ def _feature_tables(schema: StoreSchema, columns: RawColumns) -> dict[str, str]:
 
 def _record_of_user(store: Store, table: str) -> Array:
     """User record by row of the users' table, 0 for row 0: int32 [rows]."""
-    user_U = store.user_features[_USER_ID]
+    # Sorting is stable: of equally long histories, the later record comes later.
+    order_U = np.argsort(np.diff(store.history_offsets), kind="stable")
     records = np.zeros(store.schema.table_rows[table], dtype=np.int32)
     # Where a user has several, the last assignment stands.
-    records[user_U] = np.arange(len(user_U), dtype=np.int32)
+    records[store.user_features[_USER_ID][order_U]] = order_U
     records[0] = 0
     return records

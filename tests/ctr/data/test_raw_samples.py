@@ -57,12 +57,13 @@ def frame(store):
 
 
 def record_of(store, raw):
-    """The last record of a raw user, and its events."""
+    """The longest record of a raw user, and its events."""
     ids = raw_ids(store, "user_id")
     row = ids.index(raw) + 1 if raw in ids else 0
     mine = np.flatnonzero(store.user_features["user_id"] == row) if row else [0]
-    offsets = store.history_offsets
-    return int(mine[-1]), int(offsets[mine[-1] + 1] - offsets[mine[-1]])
+    lengths = np.diff(store.history_offsets)
+    record = max(mine, key=lambda record: (lengths[record], record))
+    return int(record), int(lengths[record])
 
 
 def expected_rows(store, frame, seen):
@@ -123,18 +124,21 @@ def test_parts_may_be_skipped(store, frame, tmp_path):
         assert part.split.item.tolist() == every[part.number].split.item.tolist()
 
 
-def test_a_user_of_several_records_has_the_last_one(path, frame, tmp_path):
+@pytest.mark.parametrize(("lengths", "taken"), [((5, 9, 8), 7), ((5, 8, 8), 9), ((9, 8, 8), 3)])
+def test_a_user_of_several_records_has_the_longest_one(path, frame, tmp_path, lengths, taken):
     """As users of both splits whose history was rewritten own them."""
     store = Store(path)
     user_U = store.user_features["user_id"]
     user_U[[7, 9]] = user_U[3]
+    sizes = np.diff(store.history_offsets)
+    sizes[[3, 7, 9]] = lengths
+    store.history_offsets[1:] = np.cumsum(sizes)
     who = raw_ids(store, "user_id")[user_U[3] - 1]
     frame.head(1).with_columns(who=pl.lit(who)).write_parquet(tmp_path / "s.parquet")
     samples = RawSamples(tmp_path / "s.parquet", RawColumns("who", "what"), store)
     (part,) = samples.parts(10)
-    assert part.split.user.tolist() == [9]
-    events = store.history_offsets[10] - store.history_offsets[9]
-    assert part.split.history_end.tolist() == [events]
+    assert part.split.user.tolist() == [taken]
+    assert part.split.history_end.tolist() == [max(lengths)]
 
 
 def test_identity_follows_content_and_columns(store, frame, tmp_path):
