@@ -177,22 +177,25 @@ def process():
 @pytest.mark.parametrize("rank", range(3))
 def test_what_is_noted_stays_with_its_sample(rank, store, process):
     """The part of one of three processes, which in the last step has no sample."""
-    split = store.split("test").part(0, 31)
-    loader = Loader(store, split, batch_size=10, history_length=60, shard=Shard(rank, 3))
-    lengths = []
+    split = store.split("test").part(0, 91)
+    options = {"batch_size": 30, "history_length": 60, "shard": Shard(rank, 3)}
+    # In another order than the split's.
+    loader = Loader(store, split, seed=1, **options)
+    read = []
 
     class Model(torch.nn.Module):
         def forward(self, batch, trace=None):
-            lengths.append(len(batch))
+            read.append(batch.sample_B)
             if trace is not None:
                 trace.parts["twice"] = 2.0 * batch.sample_B
-            return batch.sample_B / 31.0
+            return batch.sample_B / 91.0
 
     def look(batch, trace):
         return {"twice": trace.parts["twice"].numpy(), "half": batch.sample_B.numpy() / 2}
 
     found = predict(Model(), loader, process, look=look)
-    assert lengths == [10, 1 if rank == 2 else 0]
+    assert [len(samples) for samples in read] == [30, 1 if rank == 2 else 0]
+    assert torch.cat(read).tolist() != sorted(torch.cat(read).tolist()) == found["sample"].tolist()
     assert list(found) == ["sample", "user", "item", "label", "score", "twice", "half"]
     np.testing.assert_array_equal(found["twice"], 2 * found["sample"])
     np.testing.assert_array_equal(found["half"], found["sample"] / 2)

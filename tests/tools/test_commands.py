@@ -40,6 +40,6 @@ def test_demo_comparison_and_loader_timing(tmp_path):
     rows = json.loads((tmp_path / "table" / "table.json").read_text())["rows"]
     assert [row["label"] for row in rows] == ["din", "recent"]
     assert all(len(row["runs"]) == 2 for row in rows)
-    assert rows[0]["search_seconds"] == 0 < rows[1]["search_seconds"]
+    assert rows[0]["search_seconds"] < rows[1]["search_seconds"]
     assert rows[0]["parameters_embedding"] > 0 < rows[0]["parameters_dense"]
     assert f"{rows[1]['gauc']['mean']:.4f} ± " in table
