@@ -15,7 +15,8 @@ from ctr.state import model_tensors
 
 _TENSORS = "model.content."
 # What the tower is made of, and what it learnt to look at.
-_ALIKE = ("content_tower", "content_tower_dim", "activation", "recent_length")
+_ALIKE = ("content_tower", "content_tower_dim", "activation", "content_tower_on")
+_SEEN = {"recent": ("recent_length",), "retrieved": ("gsu", "retrieved")}
 
 
 def load_content_tower(
@@ -57,7 +58,7 @@ def _config_of(folder: RunFolder, config: ModelConfig, schema: StoreSchema) -> R
         folder.check_store(schema)
     except ConfigError as error:
         raise ConfigError(f"{key}: {error}") from None
-    for name in _ALIKE:
+    for name in (*_ALIKE, *_SEEN[config.content_tower_on]):
         mine, theirs = getattr(config, name), getattr(trained.model, name)
         if mine != theirs:
             raise ConfigError(

@@ -35,9 +35,10 @@ class ModelConfig:
         user_id: whether the head gets the embedding of the user's id.
         content_dim: width to which frozen vectors are projected as part of an item; 0 leaves them
             out.
-        content_tower: widths of the layers of MAKE's tower over the frozen vectors of the latest
-            behaviours (arXiv 2407.19467); empty leaves it out.
-        content_tower_dim: width to which it projects them.
+        content_tower: widths of the layers of MAKE's tower over frozen vectors (arXiv 2407.19467);
+            empty leaves it out.
+        content_tower_on: sequence of behaviours that it attends to.
+        content_tower_dim: width to which it projects vectors.
         content_tower_run: run (model=make) from which a new run takes over the tower's weights;
             null to train it from scratch.
         content_tower_frozen: never change what was taken over.
@@ -65,6 +66,7 @@ class ModelConfig:
     user_id: bool = True
     content_dim: int = 0
     content_tower: list[int] = field(default_factory=list)
+    content_tower_on: str = "retrieved"
     content_tower_dim: int = 64
     content_tower_run: str | None = None
     content_tower_frozen: bool = False
@@ -146,15 +148,28 @@ class ModelConfig:
             "nothing would ever be learnt; set model.content_tower_run and another model.head "
             "than content, or false",
         )
-        others = [*self.recent_attention, *self.means]
-        others += [name for name in (self.gsu, self.simtier) if name != "none"]
+        on = self.content_tower_on
+        require_one_of("model.content_tower_on", on, _SEQUENCES)
         require(
-            self.head != "content" or (bool(tower) and not others),
-            "model.head",
-            self.head,
-            f"needs model.content_tower and has no room for {', '.join(others) or 'nothing'}; set "
-            "model=make",
+            not tower or on == "recent" or self.gsu != "none",
+            "model.content_tower_on",
+            on,
+            "model.gsu=none retrieves nothing; set recent, or another model.gsu",
         )
+        if self.head == "content":
+            self._check_pretraining()
+
+    def _check_pretraining(self) -> None:
+        require(bool(self.content_tower), "model.head", "content", "set model.content_tower")
+        # Searches that need no embedding table, and none for a sequence that needs no search.
+        searches = {"recent": ("none",), "retrieved": ("cosine", "category", "recent")}
+        require_one_of("model.gsu", self.gsu, searches[self.content_tower_on])
+        parts = {"simtier": "none", "whole_attention": "none", "means": [], "recent_attention": []}
+        parts["retrieved_attention"] = []
+        for key, without in parts.items():
+            value = getattr(self, key)
+            accepted = f"model.head=content trains the tower alone; set {without}, as model=make"
+            require(value == without, f"model.{key}", value, accepted)
 
     def _require_names(self, key: str, accepted: tuple[str, ...]) -> None:
         names = getattr(self, key)

@@ -15,11 +15,12 @@ from ctr.model.content_network import ContentNetwork
 from ctr.model.content_tower import ContentTower
 from ctr.model.embeddings import EmbeddingTables, TableShape
 from ctr.model.esu import UNITS, HashedInterest, SimTier, UnitShape
-from ctr.model.gsu import STRATEGIES, SearchShape
+from ctr.model.gsu import STRATEGIES, GeneralSearchUnit, SearchShape
 from ctr.model.head import CrossHead, QuadraticHead, Tower
 from ctr.model.items import ItemSpace
 from ctr.model.network import Features, LongPart, Network
 from ctr.schema import FeatureSpec, StoreSchema
+from kernels.cosine_topk.op import MOST_WIDTH
 
 # The user feature that tells one user from another (docs/store_format.md).
 _USER_ID = "user_id"
@@ -52,7 +53,7 @@ def build_network(
     tower = _content_tower(schema, model)
     if model.head == "content":
         assert tower is not None
-        return ContentNetwork(catalog, tower, model.recent_length)
+        return ContentNetwork(catalog, tower, model.recent_length, _gsu(model, target=0))
     user = tuple(f for f in schema.user if model.user_id or f.name != _USER_ID)
     schema = dataclasses.replace(schema, user=user)
     shapes = table_shapes(schema, embedding)
@@ -66,7 +67,7 @@ def build_network(
     target += model.content_dim
     sides = tuple(shapes[f.table].dim for f in schema.event)
     shape = UnitShape(target, sides, 2 * embedding.dim, model.heads)
-    _check_heads(model, shape)
+    _check_widths(model, shape)
     behaviour = shape.behaviour
     whole = _whole(model, shape)
     long = _long_part(model, shape, whole)
@@ -119,23 +120,37 @@ def check_needs(schema: StoreSchema, model: ModelConfig) -> None:
         schema.require_item_feature(name, f"model.behaviour_features={model.behaviour_features}")
 
 
-def _check_heads(model: ModelConfig, shape: UnitShape) -> None:
+def _check_widths(model: ModelConfig, shape: UnitShape) -> None:
+    """Raise ConfigError unless heads share an interest evenly and a search can compare vectors."""
     units = {*model.recent_attention, *model.retrieved_attention}
-    if not units & {"multi_head", "twin"}:
-        return
     require(
-        shape.interest % model.heads == 0,
+        shape.interest % model.heads == 0 or not units & {"multi_head", "twin"},
         "model.heads",
         model.heads,
         f"must divide 2 embedding.dim = {shape.interest}; set 1, 2 or 4",
     )
+    twin = shape.interest // model.heads + bool(shape.sides)
+    compared = {"id_soft": shape.interest, "twin": twin}.get(model.gsu, 1)
+    require(
+        compared <= MOST_WIDTH,
+        "embedding.dim",
+        shape.interest // 2,
+        f"model.gsu={model.gsu} would compare vectors of {compared} numbers, more than "
+        f"{MOST_WIDTH}; set a smaller dim",
+    )
 
 
 def _long_part(model: ModelConfig, shape: UnitShape, whole: HashedInterest | None) -> LongPart:
-    if model.gsu == "none":
+    search = _gsu(model, shape.target)
+    if search is None:
         return LongPart(whole=whole)
-    search = STRATEGIES[model.gsu](SearchShape(model.retrieved, shape.target, model.hash_bits))
     return LongPart(search, _branch("retrieved", model.retrieved_attention, model, shape), whole)
+
+
+def _gsu(model: ModelConfig, target: int) -> GeneralSearchUnit | None:
+    if model.gsu == "none":
+        return None
+    return STRATEGIES[model.gsu](SearchShape(model.retrieved, target, model.hash_bits))
 
 
 def _whole(model: ModelConfig, shape: UnitShape) -> HashedInterest | None:
@@ -153,6 +168,7 @@ def _content_tower(schema: StoreSchema, model: ModelConfig) -> ContentTower | No
         model.content_tower_dim,
         model.content_tower,
         model.activation,
+        model.content_tower_on,
         model.content_tower_frozen,
     )
 

@@ -13,6 +13,7 @@ from ctr.model.branch import Branch
 from ctr.model.catalog import ItemCatalog
 from ctr.model.content_tower import ContentTower
 from ctr.model.embeddings import EmbeddingTables
+from ctr.model.gsu import GeneralSearchUnit
 from ctr.model.head import SoleLogit
 from ctr.model.items import ItemSpace
 from ctr.model.network import Features, LongPart, Network
@@ -23,13 +24,21 @@ from ctr.model.trace import Trace
 class ContentNetwork(Network):
     """A content tower whose logit is the prediction, and nothing else (arXiv 2407.19467, 4.3).
 
-    It has no embedding tables: epochs of pre-training look up and exchange nothing.
+    It has no embedding tables: epochs of pre-training look up and exchange no rows.
 
     Args:
-        catalog: frozen item vectors; tower: to train; recent_length: behaviours that it looks at.
+        catalog: frozen item vectors; tower: to train.
+        recent_length: behaviours of the recent sequence.
+        gsu: search that needs no tables; None for a tower over the recent sequence.
     """
 
-    def __init__(self, catalog: ItemCatalog, tower: ContentTower, recent_length: int) -> None:
+    def __init__(
+        self,
+        catalog: ItemCatalog,
+        tower: ContentTower,
+        recent_length: int,
+        gsu: GeneralSearchUnit | None,
+    ) -> None:
         super().__init__(
             tables=EmbeddingTables({}, init_std=1.0),
             catalog=catalog,
@@ -37,7 +46,7 @@ class ContentNetwork(Network):
             behaviours=BehaviourSpace(ItemSpace((), None), (), {}),
             recent=Branch("recent", {}, False, None),
             recent_length=recent_length,
-            long=LongPart(),
+            long=LongPart(gsu, None if gsu is None else Branch("retrieved", {}, False, None)),
             head=SoleLogit(),
             content=tower,
         )
@@ -47,6 +56,6 @@ class ContentNetwork(Network):
         assert self.content is not None
         windows = self._windows(batch)
         trace.recent_index_BP, trace.recent_mask_BP = recent_per_sample(windows)
-        parts, weights = self.content(batch, windows, self.catalog)
+        parts, weights = self.content(batch, self.catalog, windows, trace.retrieved)
         trace.weights.update(weights)
         return {"make.logit": parts["make.logit"]}

@@ -92,8 +92,9 @@ class Network(nn.Module):
     def forward(self, batch: Batch, trace: Trace | None = None) -> Tensor:
         """Logits float [B]; tells `trace` how it came to them."""
         trace = Trace() if trace is None else trace
-        with self.search_clock.running(batch.user_B.device):
-            trace.retrieved = self.search(batch)
+        if self.gsu is not None:
+            with self.search_clock.running(batch.user_B.device):
+                trace.retrieved = self.search(batch)
         trace.parts.update(self._inputs(batch, trace))
         return self.head(torch.cat([*trace.parts.values()], dim=1))
 
@@ -125,7 +126,10 @@ class Network(nn.Module):
         return replace(retrieved, similarity_BK=similarity_BK, known_BK=known_BK)
 
     def costs(self) -> dict[str, float]:
-        """Seconds that this process has searched, and the number of parameters."""
+        """Seconds that this process has searched, and the number of parameters.
+
+        Of a sharded network those of this process's shards: ask before its tables are spread out.
+        """
         embedding = {id(p): p.numel() for p in self.tables.parameters()}
         every = {id(p): p.numel() for p in self.parameters()}
         return {
@@ -157,7 +161,7 @@ class Network(nn.Module):
         if self.whole is not None:
             parts["whole"] = self.whole(target_B, behaviour_VE, index["whole"], batch)
         if self.content is not None:
-            content, weights = self.content(batch, windows, self.catalog)
+            content, weights = self.content(batch, self.catalog, windows, trace.retrieved)
             parts.update(content)
             trace.weights.update(weights)
         return {**parts, **target_parts, **self._context(found, batch)}

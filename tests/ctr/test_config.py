@@ -161,6 +161,12 @@ IMPOSSIBLE = [
     ("model.head_layers", 0),
     ("model.head_dropout", 1.0),
     ("model.content_dim", -1),
+    ("model.content_tower", [0]),
+    ("model.content_tower_dim", 0),
+    ("model.content_tower_on", "latest"),
+    ("model.content_tower_run", "runs/make"),
+    ("model.content_tower_frozen", True),
+    ("model.head", "content"),
     ("model.simtier", "paper2"),
     ("model.activation", "gelu"),
     ("model.recent_length", 0),
@@ -231,6 +237,34 @@ def test_a_patience_needs_a_metric_and_that_a_validation_split():
 def test_a_weight_decay_that_would_be_left_out_is_refused(optimizer):
     with pytest.raises(ConfigError, match=r"^embedding\.weight_decay=0\.1: .*leaves it out.*set 0"):
         parse(embedding={"weight_decay": 0.1, "optimizer": optimizer})
+
+
+ALONE = {
+    **{"head": "content", "content_tower": [8], "simtier": "none"},
+    **{"means": [], "recent_attention": [], "retrieved_attention": []},
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"gsu": "id_soft"},
+        {"content_tower_on": "recent"},
+        {"gsu": "none"},
+        {"simtier": "code"},
+        {"whole_attention": "sdim"},
+        {"means": ["recent"]},
+        {"recent_attention": ["target"]},
+        {"retrieved_attention": ["sa_ta"]},
+        {"content_tower": []},
+        {"content_tower_frozen": True, "content_tower_run": "runs/make"},
+    ],
+)
+def test_pre_training_of_a_content_tower_has_room_for_nothing_else(change):
+    assert parse(model=ALONE).model.content_tower == [8]
+    assert parse(model={**ALONE, "content_tower_on": "recent", "gsu": "none"})
+    with pytest.raises(ConfigError, match=r"^model\.\w+=.*set "):
+        parse(model={**ALONE, **change})
 
 
 @pytest.mark.parametrize("key", ["retrieved", "recent_length"])

@@ -29,8 +29,9 @@ def pretraining(tiny_store, tmp_path_factory):
     config.trainer.progress = False
     model = config.model
     model.recent_length, model.retrieved = 10, 12
-    model.recent_attention, model.gsu, model.means, model.simtier = [], "none", [], "none"
-    model.head, model.content_tower, model.content_tower_dim = "content", [8, 4], 6
+    model.recent_attention = model.retrieved_attention = model.means = []
+    model.simtier, model.head = "none", "content"
+    model.content_tower, model.content_tower_dim = [8, 4], 6
     model.activation = "prelu"
     config.run = str(tmp_path_factory.mktemp("runs") / "make")
     config.validate()
@@ -47,7 +48,7 @@ def pretrained(pretraining):
 
 @pytest.fixture
 def joined(pretraining, tmp_path):
-    """As many steps of DIN with that tower."""
+    """As many steps of a model with that tower."""
     config = copy.deepcopy(pretraining)
     config.model.recent_attention, config.model.head = ["target"], "tower"
     config.model.hidden = [16]
@@ -136,7 +137,9 @@ def test_the_best_checkpoint_is_taken_where_one_was_kept(
         ({"content_tower": [8, 5]}, r"model\.content_tower=\[8, 5\].*trained with \[8, 4\]"),
         ({"content_tower_dim": 7}, r"model\.content_tower_dim=7.*trained with 6"),
         ({"activation": "dice"}, r"model\.activation=dice.*trained with prelu"),
-        ({"recent_length": 9}, r"model\.recent_length=9.*trained with 10"),
+        ({"content_tower_on": "recent"}, r"model\.content_tower_on=recent.*with retrieved"),
+        ({"gsu": "category"}, r"model\.gsu=category.*trained with cosine"),
+        ({"retrieved": 9}, r"model\.retrieved=9.*trained with 12"),
     ],
 )
 def test_another_tower_is_refused_by_the_key(change, named, pretrained, joined, process):

@@ -59,21 +59,20 @@ class HashedInterest(nn.Module):
             target_BI: float; behaviour_VE: float, the distinct behaviours, each of which begins
                 with its item; index_T: int64, the behaviour of each event; batch: windows.
         """
-        with torch.autocast(target_BI.device.type, enabled=False):
-            bucket_GV = self._buckets(behaviour_VE[:, : self.target_width]).t().contiguous()
-            bucket_BG = self._buckets(target_BI).long()
-            stretch_T, first_B, last_B, stretches = _stretches(batch)
-            seen = ((stretch_T >= 0) & (batch.history_item_T != 0)).nonzero().view(-1)
-            sums_GSbE = _BucketSums.apply(
-                # Half precision would add up thousands of behaviours to a few digits.
-                behaviour_VE.to(torch.promote_types(behaviour_VE.dtype, torch.float32)),
-                index_T.index_select(0, seen),
-                stretch_T.index_select(0, seen),
-                bucket_GV,
-                (stretches, self.buckets),
-            )
-            sums_BGE = _between(sums_GSbE, first_B, last_B, bucket_BG)
-            return F.normalize(sums_BGE, dim=2).mean(dim=1)
+        bucket_GV = self._buckets(behaviour_VE[:, : self.target_width]).t().contiguous()
+        bucket_BG = self._buckets(target_BI).long()
+        stretch_T, first_B, last_B, stretches = _stretches(batch)
+        seen = ((stretch_T >= 0) & (batch.history_item_T != 0)).nonzero().view(-1)
+        sums_GSbE = _BucketSums.apply(
+            # Half precision would add up thousands of behaviours to a few digits.
+            behaviour_VE.to(torch.promote_types(behaviour_VE.dtype, torch.float32)),
+            index_T.index_select(0, seen),
+            stretch_T.index_select(0, seen),
+            bucket_GV,
+            (stretches, self.buckets),
+        )
+        sums_BGE = _between(sums_GSbE, first_B, last_B, bucket_BG)
+        return F.normalize(sums_BGE, dim=2).mean(dim=1)
 
     def _buckets(self, vectors_NI: Tensor) -> Tensor:
         """Signatures uint8 [N, G]: tau bits as a number."""

@@ -58,8 +58,9 @@ class TwinAttention(nn.Module):
         key_HNX = by_head(self.key(rows_NE[:, : self.target_width]), self.heads)
         if not self.sides:
             return key_HNX
-        sides = torch.tensor(self.sides, device=rows_NE.device)
-        beta_HC = self.beta.repeat_interleave(sides, dim=1, output_size=sum(self.sides))
+        beta_HC = torch.cat(
+            [self.beta[:, [j]].expand(-1, width) for j, width in enumerate(self.sides)], dim=1
+        )
         bias_NH = rows_NE[:, self.target_width :] @ (self.cross * beta_HC).t()
         return torch.cat([key_HNX, bias_NH.t()[:, :, None].to(key_HNX.dtype)], dim=2)
 

@@ -10,6 +10,7 @@ from ctr.config import EmbeddingConfig
 from ctr.data.loader import BatchBuilder
 from ctr.model.build import build_network
 from ctr.model.content_tower import ContentTower
+from ctr.model.gsu import STRATEGIES, Search, SearchShape
 from ctr.model.trace import Trace
 from ctr.model.windows import recent_windows
 from ctr.schema import StoreError
@@ -25,14 +26,17 @@ def catalog(catalog):
     return dataclasses.replace(catalog, inv_norm=catalog.inv_norm.masked_fill(lost, 0.0))
 
 
-def make(catalog, activation="relu", frozen=False):
+def make(catalog, activation="relu", frozen=False, sequence="recent"):
     torch.manual_seed(0)
-    return ContentTower(catalog.vectors.shape[1], WIDTH, HIDDEN, activation, frozen)
+    width = catalog.vectors.shape[1]
+    return ContentTower(width, WIDTH, HIDDEN, activation, sequence, frozen)
 
 
 def look(tower, batch, catalog):
+    """Of the latest behaviours, which stand for picks, too: that search finds all of them."""
     ends = (batch.history_begin_B, batch.history_end_B, batch.history_offsets_U)
-    return tower(batch, recent_windows(batch.user_B, *ends, LENGTH), catalog)
+    picks = STRATEGIES["recent"](SearchShape(LENGTH, 0, 0))(Search(batch, catalog, None, None, {}))
+    return tower(batch, catalog, recent_windows(batch.user_B, *ends, LENGTH), picks)
 
 
 def by_hand(tower, batch, catalog, sample):
@@ -47,12 +51,9 @@ def by_hand(tower, batch, catalog, sample):
     item = int(batch.target_item_B[sample])
     there = known[items] & known[item]
     target = unit[item] * known[item] @ weight["project.weight"].T
-    fact = unit[items[there]] @ weight["project.weight"].T @ weight["attention.fact.weight"].T
-    fact = fact + weight["attention.fact.bias"]
-    query = weight["attention.query.weight"] @ target + weight["attention.query.bias"]
-    share = np.exp(fact @ query)
-    share = share / max(share.sum(), 1e-30)
-    attended = share @ fact
+    behaviours = unit[items[there]] @ weight["project.weight"].T
+    share = 1 / (1 + np.exp(weight["threshold"] - weight["sharpness"] * behaviours @ target))
+    attended = share @ behaviours
     x = vector = np.concatenate([attended, target, attended * target])
     activations = []
     for i in range(len(HIDDEN)):
@@ -62,10 +63,10 @@ def by_hand(tower, batch, catalog, sample):
     return vector, np.concatenate(activations), logit, share
 
 
-@pytest.mark.parametrize("samples_a_user", ["many", "few"])
-def test_every_number_is_that_of_a_slow_loop(samples_a_user, batch, store, catalog):
-    """Many samples of a user share what is gathered for them; few have their own."""
-    if samples_a_user == "few":
+@pytest.mark.parametrize("shape", ["shared", "own", "picked"])
+def test_every_number_is_that_of_a_slow_loop(shape, batch, store, catalog):
+    """Many samples of a user share what is gathered of the latest; few have their own, as picks."""
+    if shape == "own":
         split = store.split("train")
         rows = np.unique(split.user[:], return_index=True)[1][:40]
         batch = BatchBuilder(store, split, 60).build(rows, 40)
@@ -75,7 +76,7 @@ def test_every_number_is_that_of_a_slow_loop(samples_a_user, batch, store, catal
     batch = dataclasses.replace(
         batch, history_begin_B=torch.minimum(half_B, end_B), history_end_B=end_B
     )
-    tower = make(catalog)
+    tower = make(catalog, sequence="retrieved" if shape == "picked" else "recent")
     with torch.no_grad():
         for parameter in tower.parameters():
             parameter.normal_(std=0.7)
@@ -86,8 +87,8 @@ def test_every_number_is_that_of_a_slow_loop(samples_a_user, batch, store, catal
         for name, values in zip(("vector", "activations", "logit"), expected, strict=True):
             found = parts[f"make.{name}"][sample].numpy()
             np.testing.assert_allclose(found, values, atol=2e-5, rtol=1e-4, err_msg=name)
-        given = weights["make.attention"][sample]
-        np.testing.assert_allclose(given[given > 0].numpy(), share, atol=2e-5)
+        given = weights[f"{tower.sequence}.make"][sample].numpy()
+        np.testing.assert_allclose(np.sort(given[given > 0]), np.sort(share), atol=2e-5)
         shares.append(len(share))
     unknown = (catalog.inv_norm[batch.target_item_B] == 0).sum()
     assert unknown > 0, "every target has a vector"
@@ -117,11 +118,12 @@ def test_a_frozen_tower_changes_in_no_way(batch, catalog):
     assert changed == [f"hidden.{i}.1.running_{what}" for i in (0, 1) for what in ("mean", "var")]
 
 
-def test_pre_training_has_the_tower_and_nothing_else(batch, store, catalog, config):
+@pytest.mark.parametrize(("sequence", "gsu"), [("recent", "none"), ("retrieved", "cosine")])
+def test_pre_training_has_the_tower_and_nothing_else(sequence, gsu, batch, store, catalog, config):
     model = dataclasses.replace(
         config.model,
-        **{"recent_attention": [], "gsu": "none", "means": [], "simtier": "none"},
-        **{"content_tower": HIDDEN, "head": "content"},
+        **{"recent_attention": [], "retrieved_attention": [], "means": [], "simtier": "none"},
+        **{"content_tower": HIDDEN, "content_tower_on": sequence, "gsu": gsu, "head": "content"},
     )
     network = build_network(store.schema, catalog, model, EmbeddingConfig()).train()
     trace = Trace()
@@ -129,8 +131,11 @@ def test_pre_training_has_the_tower_and_nothing_else(batch, store, catalog, conf
     torch.nn.functional.binary_cross_entropy_with_logits(logit_B, batch.label_B).backward()
     assert all(name.startswith("content.") for name, _ in network.named_parameters())
     assert all(p.grad is not None and p.grad.any() for p in network.parameters())
-    assert trace.weights["make.attention"].shape == trace.recent_mask_BP.shape
-    assert not trace.weights["make.attention"][~trace.recent_mask_BP].any()
+    mask = trace.recent_mask_BP if gsu == "none" else trace.retrieved.mask_BK
+    (weight,) = trace.weights.values()
+    assert weight.shape == mask.shape
+    assert weight[mask].any()
+    assert not weight[~mask].any()
 
 
 @pytest.mark.parametrize("frozen", [False, True])

@@ -28,6 +28,15 @@ MODELS = {
     "eta": {"gsu": "eta", "retrieved_attention": ["multi_head"], "simtier": "none"},
     "twin": {"gsu": "twin", "retrieved_attention": ["twin"], "simtier": "none"},
     "sdim": {"gsu": "none", "simtier": "none", "whole_attention": "sdim"},
+    "make": {
+        **{"recent_attention": [], "retrieved_attention": [], "means": [], "simtier": "none"},
+        **{"content_tower": [8, 4], "head": "content"},
+    },
+    "muse_make": {"content_tower": [8, 4]},
+    "din_make": {
+        **{"gsu": "none", "simtier": "none"},
+        **{"content_tower": [8], "content_tower_on": "recent"},
+    },
     "dcnv2": {"recent_attention": ["sa_ta", "target"], "head": "dcnv2"},
 }
 
@@ -155,8 +164,21 @@ def test_a_store_without_what_the_model_needs(change, named, store, catalog, con
         build_network(schema, catalog, model, config.embedding)
 
 
-def test_heads_that_do_not_divide_an_interest(store, catalog, config):
-    model = dataclasses.replace(config.model, retrieved_attention=["multi_head"], heads=5)
-    with pytest.raises(ConfigError, match="model.heads=5: must divide 2 embedding.dim = 32; set"):
-        build_network(store.schema, catalog, model, config.embedding)
-    build_network(store.schema, catalog, dataclasses.replace(config.model, heads=5), config.embedding)
+@pytest.mark.parametrize(
+    ("change", "dim", "named"),
+    [
+        ({"retrieved_attention": ["multi_head"], "heads": 5}, 16, "model.heads=5: .*= 32; set"),
+        ({"gsu": "id_soft"}, 132, "embedding.dim=132: .* vectors of 264 numbers, .* 256; set"),
+        (
+            {"gsu": "twin", "retrieved_attention": ["twin"], "heads": 1},
+            132,
+            "embedding.dim=132: .* vectors of 264 numbers, .* 256; set",
+        ),
+    ],
+)
+def test_widths_that_do_not_fit(change, dim, named, store, catalog, config):
+    model = dataclasses.replace(config.model, **change)
+    with pytest.raises(ConfigError, match=named):
+        build_network(store.schema, catalog, model, EmbeddingConfig(dim=dim))
+    fitting = dataclasses.replace(model, heads=4, gsu="cosine")
+    build_network(store.schema, catalog, fitting, EmbeddingConfig(dim=dim))

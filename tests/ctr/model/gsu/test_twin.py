@@ -14,6 +14,7 @@ from ctr.model.esu import TwinAttention, UnitShape
 from ctr.model.gsu import RecentSearch, TwinSearch
 from ctr.model.gsu.twin import in_turn
 from ctr.model.trace import Trace
+from ctr.schema import FeatureSpec
 from tests.ctr.model.histories import WINDOWS, I, histories, picks
 
 K = 6
@@ -77,16 +78,21 @@ def test_heads_in_turn():
     assert in_turn([heads[0][:0], heads[1][:0]], 4).shape == (0, 4)
 
 
+@pytest.mark.parametrize("sides", [0, 1])
 def test_the_picks_get_the_highest_weights_of_attention_over_everything(
-    batch, store, catalog, config
+    sides, batch, store, catalog, config
 ):
     """The two stages agree: the network attends most to what its search would have picked."""
     longest = config.data.history_length
+    schema = dataclasses.replace(store.schema, event=(FeatureSpec("liked", "category"),) * sides)
+    torch.manual_seed(1)
+    liked_T = torch.randint(0, 3, batch.history_item_T.shape).int()
+    batch = dataclasses.replace(batch, history_events_T={"liked": liked_T})
     model = dataclasses.replace(
         config.model, gsu="twin", retrieved_attention=["twin"], simtier="none", heads=1
     )
-    torch.manual_seed(0)
-    network = build_network(store.schema, catalog, model, config.embedding).eval()
+    network = build_network(schema, catalog, model, config.embedding).eval()
+    assert len(network.retrieved.units["twin"].sides) == sides
     with torch.no_grad():
         for weight in network.tables.parameters():
             weight.normal_()
@@ -99,7 +105,8 @@ def test_the_picks_get_the_highest_weights_of_attention_over_everything(
     chosen = (every.index_BK[:, :, None] == picked.index_BK[:, None, :]) & picked.mask_BK[:, None]
     chosen_BL = chosen.any(dim=2) & every.mask_BK
     assert torch.equal(chosen_BL.sum(dim=1), picked.mask_BK.sum(dim=1))
-    assert picked.mask_BK.all(dim=1).any() and not picked.mask_BK.all()
+    assert picked.mask_BK.all(dim=1).any()
+    assert not picked.mask_BK.all()
     for chosen_L, weight_L in zip(chosen_BL, weight_BL, strict=True):
         count = int(chosen_L.sum())
         expected = weight_L.topk(count).values
