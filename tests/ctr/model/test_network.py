@@ -32,7 +32,6 @@ MODELS = {
         **{"recent_attention": [], "retrieved_attention": [], "means": [], "simtier": "none"},
         **{"content_tower": [8, 4], "head": "content"},
     },
-    "muse_make": {"content_tower": [8, 4]},
     "din_make": {
         **{"gsu": "none", "simtier": "none"},
         **{"content_tower": [8], "content_tower_on": "recent"},
