@@ -39,14 +39,13 @@ def look(tower, batch, catalog):
     return tower(batch, catalog, recent_windows(batch.user_B, *ends, LENGTH), picks)
 
 
-def by_hand(tower, batch, catalog, sample):
+def by_hand(tower, batch, catalog, unit, sample):
     """The three parts of one sample and its attention weights, with numpy."""
     weight = {name: tensor.detach().numpy() for name, tensor in tower.named_parameters()}
     end = int(batch.history_end_B[sample])
     begin = max(int(batch.history_begin_B[sample]), end - LENGTH)
     base = int(batch.history_offsets_U[batch.user_B[sample]])
     items = batch.history_item_T[base + begin : base + end].numpy()
-    unit = (catalog.vectors.float() * catalog.inv_norm[:, None]).numpy()
     known = (catalog.inv_norm.numpy() > 0) & (np.arange(len(unit)) > 0)
     item = int(batch.target_item_B[sample])
     there = known[items] & known[item]
@@ -81,9 +80,10 @@ def test_every_number_is_that_of_a_slow_loop(shape, batch, store, catalog):
         for parameter in tower.parameters():
             parameter.normal_(std=0.7)
         parts, weights = look(tower, batch, catalog)
+    unit = (catalog.vectors.float() * catalog.inv_norm[:, None]).numpy()
     shares = []
     for sample in range(len(batch)):
-        *expected, share = by_hand(tower, batch, catalog, sample)
+        *expected, share = by_hand(tower, batch, catalog, unit, sample)
         for name, values in zip(("vector", "activations", "logit"), expected, strict=True):
             found = parts[f"make.{name}"][sample].numpy()
             np.testing.assert_allclose(found, values, atol=2e-5, rtol=1e-4, err_msg=name)
