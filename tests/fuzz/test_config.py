@@ -16,7 +16,7 @@ from tests.fuzz.judging import attempt, fresh, judge
 from tests.fuzz.mutations import Random, damage, random_of
 from tests.fuzz.trees import YAML_TEXTS, mutate_tree, says
 
-SCHEMA = StoreSchema("small", {"item": 2}, (), (), (), 1, None, {}, "0123456789abcdef")
+SCHEMA = StoreSchema("small", {"item": 2}, (), (), (), (), 1, None, {}, "0123456789abcdef")
 
 
 def change_config(file: Path, index: int, random: Random) -> str:
