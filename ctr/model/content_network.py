@@ -13,7 +13,7 @@ from ctr.model.branch import Branch
 from ctr.model.catalog import ItemCatalog
 from ctr.model.content_tower import ContentTower
 from ctr.model.embeddings import EmbeddingTables
-from ctr.model.gsu import GeneralSearchUnit
+from ctr.model.gsu import GeneralSearchUnit, Retrieved
 from ctr.model.head import SoleLogit
 from ctr.model.items import ItemSpace
 from ctr.model.network import Features, LongPart, Network
@@ -51,11 +51,14 @@ class ContentNetwork(Network):
             content=tower,
         )
 
-    def _inputs(self, batch: Batch, trace: Trace) -> dict[str, Tensor]:
+    def _inputs(
+        self, batch: Batch, retrieved: Retrieved | None, trace: Trace | None
+    ) -> dict[str, Tensor]:
         """The tower's logit alone."""
         assert self.content is not None
         windows = self._windows(batch)
-        trace.recent_index_BP, trace.recent_mask_BP = recent_per_sample(windows)
-        parts, weights = self.content(batch, self.catalog, windows, trace.retrieved)
-        trace.weights.update(weights)
+        parts, weights = self.content(batch, self.catalog, windows, retrieved)
+        if trace is not None:
+            trace.recent_index_BP, trace.recent_mask_BP = recent_per_sample(windows)
+            trace.weights.update(weights)
         return {"make.logit": parts["make.logit"]}

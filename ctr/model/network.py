@@ -91,12 +91,14 @@ class Network(nn.Module):
 
     def forward(self, batch: Batch, trace: Trace | None = None) -> Tensor:
         """Logits float [B]; tells `trace` how it came to them."""
-        trace = Trace() if trace is None else trace
+        retrieved = None
         if self.gsu is not None:
             with self.search_clock.running(batch.user_B.device):
-                trace.retrieved = self.search(batch)
-        trace.parts.update(self._inputs(batch, trace))
-        return self.head(torch.cat([*trace.parts.values()], dim=1))
+                retrieved = self.search(batch)
+        parts = self._inputs(batch, retrieved, trace)
+        if trace is not None:
+            trace.retrieved, trace.parts = retrieved, parts
+        return self.head(torch.cat([*parts.values()], dim=1))
 
     def search(self, batch: Batch) -> Retrieved | None:
         """What the GSU picks, with the cosine of frozen vectors where anything downstream needs it.
@@ -138,10 +140,12 @@ class Network(nn.Module):
             "parameters_dense": sum(n for key, n in every.items() if key not in embedding),
         }
 
-    def _inputs(self, batch: Batch, trace: Trace) -> dict[str, Tensor]:
+    def _inputs(
+        self, batch: Batch, retrieved: Retrieved | None, trace: Trace | None
+    ) -> dict[str, Tensor]:
         """The head's input by parts."""
         windows = self._windows(batch)
-        key_V, index = self._distinct(batch, windows, trace.retrieved)
+        key_V, index = self._distinct(batch, windows, retrieved)
         found = look_up(
             self.tables, {**self._requests(batch), **self.behaviours.requests(key_V, self.catalog)}
         )
@@ -150,19 +154,22 @@ class Network(nn.Module):
         rows_RE = behaviour_VE.index_select(0, index["recent"])
         similarity = self.recent.uses_similarity
         recent = recent_sequence(batch, windows, rows_RE, self.catalog if similarity else None)
-        trace.recent_index_BP, trace.recent_mask_BP = recent_per_sample(windows)
         parts, weights = self.recent(target_B, recent)
-        trace.weights.update({name: recent.per_sample(weight) for name, weight in weights.items()})
-        if self.retrieved is not None and trace.retrieved is not None:
-            picks = self._picks(trace.retrieved, behaviour_VE, index["retrieved"])
-            long, weights = self.retrieved(target_B, picks)
+        if trace is not None:
+            trace.recent_index_BP, trace.recent_mask_BP = recent_per_sample(windows)
+            weights = {name: recent.per_sample(weight) for name, weight in weights.items()}
+        if self.retrieved is not None and retrieved is not None:
+            picks = self._picks(retrieved, behaviour_VE, index["retrieved"])
+            long, of_picks = self.retrieved(target_B, picks)
             parts.update(long)
-            trace.weights.update(weights)
+            weights.update(of_picks)
         if self.whole is not None:
             parts["whole"] = self.whole(target_B, behaviour_VE, index["whole"], batch)
         if self.content is not None:
-            content, weights = self.content(batch, self.catalog, windows, trace.retrieved)
+            content, of_tower = self.content(batch, self.catalog, windows, retrieved)
             parts.update(content)
+            weights.update(of_tower)
+        if trace is not None:
             trace.weights.update(weights)
         return {**parts, **target_parts, **self._context(found, batch)}
 
