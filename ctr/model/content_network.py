@@ -17,8 +17,10 @@ from ctr.model.gsu import GeneralSearchUnit, Retrieved
 from ctr.model.head import SoleLogit
 from ctr.model.items import ItemSpace
 from ctr.model.network import Features, LongPart, Network
+from ctr.model.prepared import Prepared
 from ctr.model.recent import recent_per_sample
 from ctr.model.trace import Trace
+from ctr.model.windows import RecentWindows
 
 
 class ContentNetwork(Network):
@@ -51,14 +53,16 @@ class ContentNetwork(Network):
             content=tower,
         )
 
-    def _inputs(
-        self, batch: Batch, retrieved: Retrieved | None, trace: Trace | None
-    ) -> dict[str, Tensor]:
+    def _prepared(
+        self, batch: Batch, windows: RecentWindows, retrieved: Retrieved | None
+    ) -> Prepared:
+        return Prepared(batch, windows, retrieved, None, batch.user_B.new_zeros(0), {}, None)
+
+    def _inputs(self, ready: Prepared, trace: Trace | None) -> dict[str, Tensor]:
         """The tower's logit alone."""
         assert self.content is not None
-        windows = self._windows(batch)
-        parts, weights = self.content(batch, self.catalog, windows, retrieved)
+        parts, weights = self.content(ready.batch, self.catalog, ready.windows, ready.retrieved)
         if trace is not None:
-            trace.recent_index_BP, trace.recent_mask_BP = recent_per_sample(windows)
+            trace.recent_index_BP, trace.recent_mask_BP = recent_per_sample(ready.windows)
             trace.weights.update(weights)
         return {"make.logit": parts["make.logit"]}

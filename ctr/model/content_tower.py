@@ -122,7 +122,7 @@ def _recent(
     known_GP = vector_RM.any(dim=1)[windows.index_GP]
     known_Gn1 = grouped(target_BM.any(dim=1, keepdim=True), windows)
     mask_GnP = windows.mask_GnP & known_GP[:, None] & known_Gn1
-    return recent_sequence(batch, replace(windows, mask_GnP=mask_GnP), vector_RM, None)
+    return recent_sequence(replace(windows, mask_GnP=mask_GnP), vector_RM)
 
 
 def _picked(

@@ -5,11 +5,15 @@ Shape legend: n ids of one table in a step, V distinct ones, D width of the tabl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchrec import EmbeddingCollection, EmbeddingConfig, KeyedJaggedTensor
+from torchrec import EmbeddingCollection, EmbeddingConfig, JaggedTensor, KeyedJaggedTensor
+from torchrec.distributed.types import ShardedModule
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,28 @@ class TableShape:
 
     rows: int
     dim: int
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Ids of a step, each distinct one once, before or on their way to whoever holds the rows.
+
+    Attributes:
+        jagged: by collection; its tables' distinct ids.
+        inverse: int64 [n] by table; place of each id that was asked for among the distinct ones.
+        sent: by collection whose ids are under way, what waits for them and gets the rows.
+    """
+
+    jagged: dict[str, KeyedJaggedTensor]
+    inverse: dict[str, Tensor]
+    sent: dict[str, Callable[[], dict[str, JaggedTensor]]] = field(default_factory=dict)
+
+    def distinct(self) -> dict[str, int]:
+        """Ids that this process sends, by table."""
+        found: dict[str, int] = {}
+        for jagged in self.jagged.values():
+            found.update(zip(jagged.keys(), jagged.length_per_key(), strict=True))
+        return found
 
 
 class EmbeddingTables(nn.Module):
@@ -70,31 +96,68 @@ class EmbeddingTables(nn.Module):
         Returns:
             float32 [n, D] for the same tables, in the order of the ids.
         """
+        return self.fetch(self.gather(ids))
+
+    def gather(self, ids: dict[str, Tensor]) -> Lookup:
+        """The distinct ids of a step; reads nothing that is trained and talks to nobody.
+
+        Args:
+            ids: int64 [n] for any of the tables.
+
+        Raises:
+            KeyError: a table that is not there.
+        """
         unknown = ids.keys() - self.dims.keys()
         if unknown:
             raise KeyError(f"no embedding table {', '.join(sorted(unknown))}")
-        found: dict[str, Tensor] = {}
-        for key, collection in self.collections.items():
+        jagged, inverse = {}, {}
+        for key in self.collections:
             names = [n for n in sorted(self.dims) if f"dim_{self.dims[n]}" == key]
             some = next(iter(ids.values()))
-            distinct, inverse = {}, {}
+            distinct = []
             for name in names:
-                wanted = ids.get(name)
                 # A table that this step does not use still takes part in the collective.
-                wanted = some.new_zeros(0) if wanted is None else wanted
-                distinct[name], inverse[name] = torch.unique(wanted, return_inverse=True)
-            lengths = torch.tensor([distinct[n].numel() for n in names], device=some.device)
-            jagged = KeyedJaggedTensor(
-                keys=names, values=torch.cat([distinct[n] for n in names]), lengths=lengths.int()
-            )
-            rows = collection(jagged)
-            for name in names:
+                wanted = ids.get(name, some.new_zeros(0))
+                values_V, inverse_n = torch.unique(wanted, return_inverse=True)
+                distinct.append(values_V)
                 if name in ids:
+                    inverse[name] = inverse_n
+            lengths = torch.tensor(
+                [values_V.numel() for values_V in distinct], dtype=torch.int32, device=some.device
+            )
+            jagged[key] = KeyedJaggedTensor(keys=names, values=torch.cat(distinct), lengths=lengths)
+        return Lookup(jagged, inverse)
+
+    def send(self, lookup: Lookup) -> Lookup:
+        """Start to send the ids to the processes that hold their rows; all processes must."""
+        sent: dict[str, Callable[[], dict[str, JaggedTensor]]] = {}
+        for key, collection in self.collections.items():
+            if isinstance(collection, ShardedModule):
+                context = collection.create_context()
+                ids = collection.input_dist(context, lookup.jagged[key])
+                sent[key] = partial(_receive, collection, context, ids)
+        return replace(lookup, sent=sent)
+
+    def fetch(self, lookup: Lookup) -> dict[str, Tensor]:
+        """Embeddings float32 [n, D] by table, of ids that were sent or are to be sent now."""
+        found: dict[str, Tensor] = {}
+        for key, collection in self.collections.items():
+            jagged = lookup.jagged[key]
+            rows = lookup.sent[key]() if key in lookup.sent else collection(jagged)
+            names: list[str] = jagged.keys()
+            for name in names:
+                if name in lookup.inverse:
                     values_VD = rows[name].values()
                     if self.drop_nonfinite and values_VD.requires_grad:
                         values_VD.register_hook(_finite_rows)
-                    found[name] = values_VD.index_select(0, inverse[name])
+                    found[name] = values_VD.index_select(0, lookup.inverse[name])
         return found
+
+
+def _receive(collection: ShardedModule, context: Any, ids: Any) -> dict[str, JaggedTensor]:
+    """What `collection(ids)` would have returned."""
+    found: dict[str, JaggedTensor] = collection.compute_and_output_dist(context, ids.wait().wait())
+    return found
 
 
 def _finite_rows(grad_VD: Tensor) -> Tensor:

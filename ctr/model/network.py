@@ -22,8 +22,9 @@ from ctr.model.content_tower import ContentTower
 from ctr.model.embeddings import EmbeddingTables
 from ctr.model.gsu import GeneralSearchUnit, Retrieved, Search
 from ctr.model.items import feature_request, pooled
-from ctr.model.recent import recent_per_sample, recent_sequence
-from ctr.model.requests import Request, look_up
+from ctr.model.prepared import Prepared
+from ctr.model.recent import recent_per_sample, recent_sequence, recent_similarity
+from ctr.model.requests import Request, fetch, gather, look_up
 from ctr.model.sequences import Picks
 from ctr.model.trace import Trace
 from ctr.model.windows import RecentWindows, recent_windows
@@ -89,16 +90,37 @@ class Network(nn.Module):
         self.gsu, self.head, self.content = long.gsu, head, content
         self.search_clock = StageClock()
 
-    def forward(self, batch: Batch, trace: Trace | None = None) -> Tensor:
-        """Logits float [B]; tells `trace` how it came to them."""
+    @property
+    def searches_ahead(self) -> bool:
+        """Whether what the search finds does not depend on what earlier steps have learnt."""
+        return self.gsu is None or not self.gsu.reads_trained
+
+    def forward(self, batch: Batch | Prepared, trace: Trace | None = None) -> Tensor:
+        """Logits float [B], of a batch or of what `prepare` made of it; tells `trace` how."""
+        ready = batch if isinstance(batch, Prepared) else self.prepare(batch)
+        parts = self._inputs(ready, trace)
+        if trace is not None:
+            trace.retrieved, trace.parts = ready.retrieved, parts
+        return self.head(torch.cat([*parts.values()], dim=1))
+
+    @torch.no_grad()
+    def prepare(self, batch: Batch) -> Prepared:
+        """All that follows from the batch and frozen data: picks, similarities, ids to look up.
+
+        With `searches_ahead` no trained weight is read, so that it may run beside earlier steps.
+        """
         retrieved = None
         if self.gsu is not None:
             with self.search_clock.running(batch.user_B.device):
                 retrieved = self.search(batch)
-        parts = self._inputs(batch, retrieved, trace)
-        if trace is not None:
-            trace.retrieved, trace.parts = retrieved, parts
-        return self.head(torch.cat([*parts.values()], dim=1))
+        windows = recent_windows(
+            batch.user_B,
+            batch.history_begin_B,
+            batch.history_end_B,
+            batch.history_offsets_U,
+            self.recent_length,
+        )
+        return self._prepared(batch, windows, retrieved)
 
     def search(self, batch: Batch) -> Retrieved | None:
         """What the GSU picks, with the cosine of frozen vectors where anything downstream needs it.
@@ -140,23 +162,29 @@ class Network(nn.Module):
             "parameters_dense": sum(n for key, n in every.items() if key not in embedding),
         }
 
-    def _inputs(
-        self, batch: Batch, retrieved: Retrieved | None, trace: Trace | None
-    ) -> dict[str, Tensor]:
-        """The head's input by parts."""
-        windows = self._windows(batch)
+    def _prepared(
+        self, batch: Batch, windows: RecentWindows, retrieved: Retrieved | None
+    ) -> Prepared:
         key_V, index = self._distinct(batch, windows, retrieved)
-        found = look_up(
-            self.tables, {**self._requests(batch), **self.behaviours.requests(key_V, self.catalog)}
-        )
-        behaviour_VE = self.behaviours.embed(found, key_V, self.catalog)
+        similarity = None
+        if self.recent.uses_similarity:
+            similarity = recent_similarity(batch, windows, self.catalog)
+        requests = {**self._requests(batch), **self.behaviours.requests(key_V, self.catalog)}
+        wanted = gather(self.tables, requests)
+        return Prepared(batch, windows, retrieved, similarity, key_V, index, wanted)
+
+    def _inputs(self, ready: Prepared, trace: Trace | None) -> dict[str, Tensor]:
+        """The head's input by parts."""
+        batch, retrieved, index = ready.batch, ready.retrieved, ready.index
+        assert ready.wanted is not None
+        found = fetch(self.tables, ready.wanted)
+        behaviour_VE = self.behaviours.embed(found, ready.key_V, self.catalog)
         target_parts, target_B = self._target(found, batch)
         rows_RE = behaviour_VE.index_select(0, index["recent"])
-        similarity = self.recent.uses_similarity
-        recent = recent_sequence(batch, windows, rows_RE, self.catalog if similarity else None)
+        recent = recent_sequence(ready.windows, rows_RE, *(ready.recent_similarity or ()))
         parts, weights = self.recent(target_B, recent)
         if trace is not None:
-            trace.recent_index_BP, trace.recent_mask_BP = recent_per_sample(windows)
+            trace.recent_index_BP, trace.recent_mask_BP = recent_per_sample(ready.windows)
             weights = {name: recent.per_sample(weight) for name, weight in weights.items()}
         if self.retrieved is not None and retrieved is not None:
             picks = self._picks(retrieved, behaviour_VE, index["retrieved"])
@@ -166,21 +194,12 @@ class Network(nn.Module):
         if self.whole is not None:
             parts["whole"] = self.whole(target_B, behaviour_VE, index["whole"], batch)
         if self.content is not None:
-            content, of_tower = self.content(batch, self.catalog, windows, retrieved)
+            content, of_tower = self.content(batch, self.catalog, ready.windows, retrieved)
             parts.update(content)
             weights.update(of_tower)
         if trace is not None:
             trace.weights.update(weights)
         return {**parts, **target_parts, **self._context(found, batch)}
-
-    def _windows(self, batch: Batch) -> RecentWindows:
-        return recent_windows(
-            batch.user_B,
-            batch.history_begin_B,
-            batch.history_end_B,
-            batch.history_offsets_U,
-            self.recent_length,
-        )
 
     def _picks(self, retrieved: Retrieved, behaviour_VE: Tensor, index_BK: Tensor) -> Picks:
         mask_BK = retrieved.mask_BK

@@ -21,26 +21,28 @@ _SHARED_BY = 3
 
 
 def recent_sequence(
-    batch: Batch, windows: RecentWindows, rows_RE: Tensor, similar_by: ItemCatalog | None
+    windows: RecentWindows,
+    rows_RE: Tensor,
+    similarity_GnP: Tensor | None = None,
+    known_GnP: Tensor | None = None,
 ) -> Sequence:
     """The latest behaviours of each sample.
 
     Args:
-        windows: over the batch; rows_RE: the behaviours in them; similar_by: where the frozen
-            vectors are, or None if nobody wants similarities.
+        windows: over the batch; rows_RE: the behaviours in them.
+        similarity_GnP, known_GnP: of `recent_similarity`; None where nobody wants similarities.
     """
-    similarity, known = None, windows.mask_GnP
-    if similar_by is not None:
-        similarity, known = _similarity(batch, windows, similar_by)
-    stretches = Stretches(rows_RE, windows, known, similarity)
-    if len(batch) >= _SHARED_BY * windows.mask_GnP.shape[0]:
+    known = windows.mask_GnP if known_GnP is None else known_GnP
+    stretches = Stretches(rows_RE, windows, known, similarity_GnP)
+    samples = windows.group_B.numel()
+    if samples >= _SHARED_BY * windows.mask_GnP.shape[0]:
         return stretches
     return Picks(
         rows_RE,
         windows.index_GP.index_select(0, windows.group_B),
         stretches.per_sample(windows.mask_GnP),
         stretches.per_sample(known),
-        None if similarity is None else stretches.per_sample(similarity),
+        None if similarity_GnP is None else stretches.per_sample(similarity_GnP),
     )
 
 
@@ -54,10 +56,10 @@ def recent_per_sample(windows: RecentWindows) -> tuple[Tensor, Tensor]:
     return index_GP.index_select(0, windows.group_B), mask_BP
 
 
-def _similarity(
+def recent_similarity(
     batch: Batch, windows: RecentWindows, catalog: ItemCatalog
 ) -> tuple[Tensor, Tensor]:
-    """Cosine float32 [G, n, P] of frozen vectors, and where behaviour and target have one."""
+    """Cosine float32 [G, n, P] of frozen vectors, and bool where behaviour and target have one."""
     with torch.no_grad(), torch.autocast(batch.user_B.device.type, enabled=False):
         items_R = batch.history_item_T.index_select(0, windows.position_R).long()
         vector_GPM = F.embedding(windows.index_GP, catalog.unit_vectors(items_R))

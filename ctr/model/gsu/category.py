@@ -6,6 +6,7 @@ Shape legend: B samples, K picks, T history events of the batch, U users, V dist
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ctr.model.gsu.picks import Retrieved, Search, retrieved
 from kernels import category_topk
@@ -15,6 +16,7 @@ from kernels import category_topk
 class CategorySearch:
     """SIM-hard: the most recent behaviours of the target's category (arXiv 2006.05639, 3.2)."""
 
+    reads_trained: ClassVar[bool] = False
     k: int
 
     def __call__(self, search: Search) -> Retrieved:

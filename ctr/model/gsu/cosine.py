@@ -6,6 +6,7 @@ Shape legend: B samples, K picks, T history events of the batch, U users, V dist
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ctr.model.gsu.picks import Retrieved, Search, retrieved
 from kernels import cosine_topk
@@ -15,6 +16,7 @@ from kernels import cosine_topk
 class CosineSearch:
     """MUSE: highest cosine between frozen multimodal vectors (arXiv 2512.07216, section 3.1)."""
 
+    reads_trained: ClassVar[bool] = False
     k: int
 
     def __call__(self, search: Search) -> Retrieved:

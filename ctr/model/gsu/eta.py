@@ -6,6 +6,8 @@ y bytes of b bits, W words.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,6 +27,8 @@ class HashSearch(nn.Module):
     Args:
         k: K; width: I; bits: m, at most 256.
     """
+
+    reads_trained: ClassVar[bool] = True
 
     def __init__(self, k: int, width: int, bits: int) -> None:
         super().__init__()

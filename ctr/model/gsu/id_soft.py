@@ -6,6 +6,7 @@ Shape legend: B samples, K picks, T history events of the batch, U users, V dist
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -17,6 +18,7 @@ from kernels import cosine_topk
 class IdSearch:
     """SIM-soft: highest cosine between trained item and category embeddings (2006.05639, 3.2)."""
 
+    reads_trained: ClassVar[bool] = True
     k: int
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -68,7 +68,13 @@ class SearchShape:
 
 
 class GeneralSearchUnit(Protocol):
-    """Picks at most K behaviours a sample, within what the sample may see; has no gradient."""
+    """Picks at most K behaviours a sample, within what the sample may see; has no gradient.
+
+    Attributes:
+        reads_trained: whether it looks at trained weights; without them it may run steps ahead.
+    """
+
+    reads_trained: ClassVar[bool]
 
     def __call__(self, search: Search) -> Retrieved: ...
 

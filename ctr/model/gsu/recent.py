@@ -6,6 +6,7 @@ Shape legend: B samples, K picks, T history events of the batch, U users, V dist
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -16,6 +17,7 @@ from ctr.model.gsu.picks import Retrieved, Search, retrieved
 class RecentSearch:
     """The latest behaviours, whatever the target: what a search must beat to be worth its time."""
 
+    reads_trained: ClassVar[bool] = False
     k: int
 
     def __call__(self, search: Search) -> Retrieved:

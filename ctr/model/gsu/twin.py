@@ -7,6 +7,7 @@ head's keys.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class TwinSearch:
     found. Unknown items are never picked.
     """
 
+    reads_trained: ClassVar[bool] = True
     k: int
 
     def __call__(self, search: Search) -> Retrieved:
