@@ -12,6 +12,7 @@ from ctr.distributed import Process, shard
 from ctr.model.build import build_network
 from ctr.model.catalog import ItemCatalog
 from ctr.model.network import Network
+from ctr.pipeline import Pipeline
 
 
 def make_loader(
@@ -50,3 +51,10 @@ def make_network(store: Store, config: RunConfig, process: Process) -> Network:
 def make_model(network: Network, config: RunConfig, process: Process) -> DistributedModelParallel:
     """The network with its tables sharded and the rest replicated."""
     return shard(network, process, config.embedding.sharding)
+
+
+def make_pipeline(network: Network, config: RunConfig, process: Process) -> Pipeline:
+    """What takes batches to the network, which is sharded by now."""
+    wanted = config.trainer.pipeline
+    on_gpu = process.device.type == "cuda"
+    return Pipeline(network, process.device, wanted == "true" or (wanted == "auto" and on_gpu))

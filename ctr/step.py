@@ -19,6 +19,7 @@ from ctr.errors import UserError
 from ctr.evidence import write_batch
 from ctr.faults import Statistics, StopRequest, Votes, gradient_norm
 from ctr.loss import click_loss
+from ctr.pipeline import Pipeline, Step
 from ctr.progress import Progress
 from ctr.run_folder import RunFolder
 from ctr.run_log import RunLog
@@ -36,6 +37,7 @@ class Parts:
     Attributes:
         model: batch -> logits; embedding tables update themselves in the backward pass.
         loader: of this process's part of the training split.
+        pipeline: takes the loader's batches to the model.
         optimizer: of `dense`, the parameters that no fused optimizer updates, by name.
         validate: metrics of the validation split, called on all processes; or None.
         costs: `parameters_dense`, `parameters_embedding` of the whole model, and `search_seconds`
@@ -44,6 +46,7 @@ class Parts:
 
     model: DistributedModelParallel
     loader: Loader
+    pipeline: Pipeline
     optimizer: torch.optim.Optimizer
     dense: dict[str, nn.Parameter]
     validate: Callable[[], dict[str, float]] | None
@@ -83,11 +86,11 @@ class TrainStep:
         self.votes = Votes()
         self.statistics = Statistics(parts.model, config.on_nonfinite == "skip")
 
-    def take(self, batch: Batch, progress: Progress, log: RunLog, stop: StopRequest) -> bool:
+    def take(self, step: Step, progress: Progress, log: RunLog, stop: StopRequest) -> bool:
         """Take a step and count it.
 
         Args:
-            batch: on this process's device.
+            step: of the pipeline.
             progress: of the run, which it changes; log: of the run.
             stop: looked at as late as the vote with the other processes.
 
@@ -97,18 +100,21 @@ class TrainStep:
         Raises:
             TrainingError: the loss or the gradient is not finite, and trainer.on_nonfinite is stop.
         """
-        parts, device = self.parts, self.process.device
+        parts, batch, stages = self.parts, step.batch, self.parts.pipeline.stages
         self.statistics.keep()
-        with torch.autocast(
-            device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"
+        half = self.config.precision == "bf16"
+        with (
+            stages.running("forward"),
+            torch.autocast(self.process.device.type, dtype=torch.bfloat16, enabled=half),
         ):
-            logit_B = parts.model(batch)
+            logit_B = parts.model(step.inputs)
         loss = click_loss(logit_B, batch.label_B, batch.step_samples, self.process.world_size)
         bad, asked = self.votes.any(not bool(loss.isfinite()), stop.received)
         if bad:
             self._nonfinite("loss", batch, progress, log)
         else:
-            loss.backward()
+            with stages.running("backward"):
+                loss.backward()
             if self._update(batch, progress, log):
                 share = batch.step_samples / self.process.world_size
                 progress.window.loss += loss.detach() * share
@@ -131,7 +137,8 @@ class TrainStep:
             return False
         if self.config.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(dense, self.config.clip_norm, norm)
-        self.parts.optimizer.step()
+        with self.parts.pipeline.stages.running("update"):
+            self.parts.optimizer.step()
         return True
 
     def _nonfinite(self, what: str, batch: Batch, progress: Progress, log: RunLog) -> None:

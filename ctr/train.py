@@ -13,7 +13,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ctr.assemble import make_loader, make_model, make_network
+from ctr.assemble import make_loader, make_model, make_network, make_pipeline
 from ctr.command import errors_to_exit
 from ctr.config import RunConfig, parse_config
 from ctr.data.store import Store
@@ -111,6 +111,7 @@ def run(config: RunConfig, process: Process) -> dict[str, float]:
     parts = Parts(
         model=model,
         loader=make_loader(store, split, config, process, shuffle=config.data.shuffle),
+        pipeline=make_pipeline(network, config, process),
         optimizer=dense_optimizer(
             model, network.tables.parameters(), config.trainer, config.embedding
         ),

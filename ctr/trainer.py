@@ -121,10 +121,10 @@ class Trainer:
 
     def _steps(self, log: RunLog, samples: SampleLog | None, bar: tqdm) -> None:
         self.progress.window.started = self.stopwatch.start()
-        for batch in self.parts.loader:
+        for step in self.parts.pipeline.steps(self.parts.loader):
+            batch = step.host
             self._set_rates(batch.step_samples)
-            there = batch.to(self.process.device, non_blocking=True)
-            stop = self.step.take(there, self.progress, log, self.stop)
+            stop = self.step.take(step, self.progress, log, self.stop)
             if samples is not None:
                 samples.write(self.progress.step, batch.sample_B.tolist())
             bar.update(batch.step_samples)

@@ -99,6 +99,7 @@ def parse_config(raw: Any) -> RunConfig:
     config = parse_as(RunConfig, raw)
     # YAML's and the command line's true and false arrive as "True" and "False".
     config.resume = config.resume.lower()
+    config.trainer.pipeline = config.trainer.pipeline.lower()
     config.validate()
     return config
 

@@ -19,6 +19,8 @@ class TrainerConfig:
         warmup: share of the run's samples in which they rise linearly from 0.
         clip_norm: largest norm of the dense gradient; null for no clipping.
         precision: fp32, or bf16 for autocast of the dense part.
+        pipeline: true to search, and to exchange ids, for the steps to come while one is computed;
+            auto to do so on a GPU. The losses are the same.
         log_every: steps between metric rows; checkpoint_every: steps between checkpoints, null for
             one at each epoch's end; keep_checkpoints: newest ones kept.
         keep_best: metric of the validation split by which the best checkpoint is kept, too; null
@@ -45,6 +47,7 @@ class TrainerConfig:
     warmup: float = 0.0
     clip_norm: float | None = None
     precision: str = "fp32"
+    pipeline: str = "auto"
     log_every: int = 20
     checkpoint_every: int | None = None
     keep_checkpoints: int = 2
@@ -61,6 +64,7 @@ class TrainerConfig:
     def validate(self) -> None:
         """Raise ConfigError on a value that cannot run."""
         require_one_of("trainer.precision", self.precision, ("fp32", "bf16"))
+        require_one_of("trainer.pipeline", self.pipeline, ("auto", "true", "false"))
         for key in ("epochs", "log_every", "keep_checkpoints"):
             value = getattr(self, key)
             require(value >= 1, f"trainer.{key}", value, "set at least 1")

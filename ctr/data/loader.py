@@ -7,8 +7,9 @@ samples of one user record in the split).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -194,18 +195,32 @@ class Loader:
         return -(-(len(self.split) - self.samples_done) // self.step_size)
 
     def __iter__(self) -> Iterator[Batch]:
+        """The rest of this epoch; a batch counts as read when it is handed out."""
+        with closing(self.batches()) as batches:
+            for batch in batches:
+                self.count(batch)
+                yield batch
+        self.end_epoch()
+
+    def batches(self) -> Generator[Batch]:
+        """The rest of this epoch for who counts by `count` and `end_epoch` what he has used."""
         seed = None if self.seed is None else (self.seed, self.epoch)
         order = EpochOrder(self.split.user, seed)
         begins = range(self.samples_done, len(self.split), self.step_size)
         pending: deque[Future[Batch]] = deque()
         todo = iter(begins)
         with ThreadPoolExecutor(self.workers, thread_name_prefix="loader") as pool:
-            for begin in begins:
+            for _ in begins:
                 while len(pending) <= self.prefetch and (ahead := next(todo, None)) is not None:
                     pending.append(pool.submit(self._build, order, ahead))
-                batch = pending.popleft().result()
-                self.samples_done = begin + batch.step_samples
-                yield batch
+                yield pending.popleft().result()
+
+    def count(self, batch: Batch) -> None:
+        """Take the samples of a step as read."""
+        self.samples_done += batch.step_samples
+
+    def end_epoch(self) -> None:
+        """Go on with the next epoch."""
         self.epoch, self.samples_done = self.epoch + 1, 0
 
     def _build(self, order: EpochOrder, begin: int) -> Batch:

@@ -5,9 +5,7 @@ Shape legend: n ids of one table in a step, V distinct ones, D width of the tabl
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +22,37 @@ class TableShape:
     dim: int
 
 
+@dataclass
+class Travel:
+    """Ids of a sharded collection on their way to the processes that hold their rows.
+
+    Attributes:
+        collection, context: TorchRec's; announced: the exchange of how many ids go where.
+        ids: their own exchange, once it has begun.
+    """
+
+    collection: ShardedModule
+    context: Any
+    announced: Any
+    ids: Any = None
+
+    def exchange(self) -> None:
+        """Begin to exchange the ids, once all processes have said how many."""
+        if self.ids is None:
+            self.ids = self.announced.wait()
+
+    def rows(self) -> dict[str, JaggedTensor]:
+        """What `collection(ids)` would have returned."""
+        self.exchange()
+        ids = self.ids.wait()
+        if self.context is not None and torch.cuda.is_available():
+            # They were made on a side stream, whose memory must outlast the reading here.
+            for made in (ids, self.context):
+                made.record_stream(torch.cuda.current_stream())
+        found: dict[str, JaggedTensor] = self.collection.compute_and_output_dist(self.context, ids)
+        return found
+
+
 @dataclass(frozen=True)
 class Lookup:
     """Ids of a step, each distinct one once, before or on their way to whoever holds the rows.
@@ -31,12 +60,17 @@ class Lookup:
     Attributes:
         jagged: by collection; its tables' distinct ids.
         inverse: int64 [n] by table; place of each id that was asked for among the distinct ones.
-        sent: by collection whose ids are under way, what waits for them and gets the rows.
+        sent: by collection, ids that are under way.
     """
 
     jagged: dict[str, KeyedJaggedTensor]
     inverse: dict[str, Tensor]
-    sent: dict[str, Callable[[], dict[str, JaggedTensor]]] = field(default_factory=dict)
+    sent: dict[str, Travel] = field(default_factory=dict)
+
+    def exchange(self) -> None:
+        """Begin to exchange the ids that were announced by `EmbeddingTables.send`."""
+        for travel in self.sent.values():
+            travel.exchange()
 
     def distinct(self) -> dict[str, int]:
         """Ids that this process sends, by table."""
@@ -129,21 +163,21 @@ class EmbeddingTables(nn.Module):
         return Lookup(jagged, inverse)
 
     def send(self, lookup: Lookup) -> Lookup:
-        """Start to send the ids to the processes that hold their rows; all processes must."""
-        sent: dict[str, Callable[[], dict[str, JaggedTensor]]] = {}
+        """Announce the ids to the processes that hold their rows; all processes must."""
+        sent = {}
         for key, collection in self.collections.items():
             if isinstance(collection, ShardedModule):
                 context = collection.create_context()
-                ids = collection.input_dist(context, lookup.jagged[key])
-                sent[key] = partial(_receive, collection, context, ids)
+                announced = collection.input_dist(context, lookup.jagged[key])
+                sent[key] = Travel(collection, context, announced)
         return replace(lookup, sent=sent)
 
     def fetch(self, lookup: Lookup) -> dict[str, Tensor]:
-        """Embeddings float32 [n, D] by table, of ids that were sent or are to be sent now."""
+        """Embeddings float32 [n, D] by table, of ids that are under way or are sent now."""
         found: dict[str, Tensor] = {}
         for key, collection in self.collections.items():
             jagged = lookup.jagged[key]
-            rows = lookup.sent[key]() if key in lookup.sent else collection(jagged)
+            rows = lookup.sent[key].rows() if key in lookup.sent else collection(jagged)
             names: list[str] = jagged.keys()
             for name in names:
                 if name in lookup.inverse:
@@ -152,12 +186,6 @@ class EmbeddingTables(nn.Module):
                         values_VD.register_hook(_finite_rows)
                     found[name] = values_VD.index_select(0, lookup.inverse[name])
         return found
-
-
-def _receive(collection: ShardedModule, context: Any, ids: Any) -> dict[str, JaggedTensor]:
-    """What `collection(ids)` would have returned."""
-    found: dict[str, JaggedTensor] = collection.compute_and_output_dist(context, ids.wait().wait())
-    return found
 
 
 def _finite_rows(grad_VD: Tensor) -> Tensor:

@@ -47,8 +47,13 @@ class Prepared:
         return len(self.batch)
 
     def send(self, tables: EmbeddingTables) -> Prepared:
-        """Start to send the ids to the processes that hold their rows; all processes must."""
+        """Announce the ids to the processes that hold their rows; all processes must."""
         if self.wanted is None:
             return self
         sent = replace(self.wanted, lookup=tables.send(self.wanted.lookup))
         return replace(self, wanted=sent)
+
+    def exchange(self) -> None:
+        """Begin to exchange the ids that were announced; all processes must."""
+        if self.wanted is not None:
+            self.wanted.lookup.exchange()
