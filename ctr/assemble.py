@@ -13,6 +13,7 @@ from ctr.model.build import build_network
 from ctr.model.catalog import ItemCatalog
 from ctr.model.network import Network
 from ctr.pipeline import Pipeline
+from ctr.stages import Stages
 
 
 def make_loader(
@@ -53,8 +54,10 @@ def make_model(network: Network, config: RunConfig, process: Process) -> Distrib
     return shard(network, process, config.embedding.sharding)
 
 
-def make_pipeline(network: Network, config: RunConfig, process: Process) -> Pipeline:
-    """What takes batches to the network, which is sharded by now."""
+def make_pipeline(
+    network: Network, config: RunConfig, process: Process, stages: Stages | None = None
+) -> Pipeline:
+    """What takes batches to the network, which is sharded by now; tells `stages` what runs."""
     wanted = config.trainer.pipeline
-    on_gpu = process.device.type == "cuda"
-    return Pipeline(network, process.device, wanted == "true" or (wanted == "auto" and on_gpu))
+    ahead = wanted == "true" or (wanted == "auto" and process.device.type == "cuda")
+    return Pipeline(network, process.device, ahead, stages)

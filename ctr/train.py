@@ -5,32 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ctr.assemble import make_loader, make_model, make_network, make_pipeline
 from ctr.command import errors_to_exit
 from ctr.config import RunConfig, parse_config
 from ctr.data.store import Store
 from ctr.distributed import Process, gather_objects, make_deterministic, process_group
-from ctr.inference import predict
-from ctr.metrics import evaluate_predictions
-from ctr.optim import dense_optimizer, dense_parameters, fuse_sparse_optimizer
+from ctr.parts import make_parts
 from ctr.pretrained import load_content_tower
 from ctr.run_folder import RunFolder, check_resumable
-from ctr.step import Parts
 from ctr.trainer import StoppedError, Trainer
-
-if TYPE_CHECKING:
-    # At run time ctr must come before torch: see ctr/__init__.py.
-    from torch import nn
-
-    from ctr.model.network import Network
 
 
 def resumed_config(given: RunConfig, folder: RunFolder, overrides: list[str]) -> RunConfig:
@@ -65,33 +53,6 @@ def resumes(config: RunConfig, folder: RunFolder) -> bool:
     return config.resume == "true"
 
 
-def make_validation(
-    config: RunConfig, store: Store, model: nn.Module, process: Process
-) -> Callable[[], dict[str, float]] | None:
-    """A function that evaluates the validation split, or None where there is none."""
-    if config.data.valid_split is None:
-        return None
-    split = store.split(config.data.valid_split)
-    loader = make_loader(store, split, config, process, shuffle=False)
-
-    def validate() -> dict[str, float]:
-        found = predict(model, loader, process)
-        if found is None:
-            return {}
-        return evaluate_predictions(found["label"], found["score"], found["user"]).as_dict()
-
-    return validate
-
-
-def make_costs(network: Network) -> Callable[[], dict[str, float]]:
-    """What the network costs, as `Parts.costs`; called before its tables are spread out.
-
-    Of a sharded network a process sees the parameters of its own shards only.
-    """
-    whole = network.costs()
-    return lambda: {**whole, "search_seconds": network.costs()["search_seconds"]}
-
-
 def run(config: RunConfig, process: Process) -> dict[str, float]:
     """Train what `config` says and return the summary of the trainer."""
     folder = RunFolder(config.run_path)
@@ -102,27 +63,11 @@ def run(config: RunConfig, process: Process) -> dict[str, float]:
         folder.check_store(store.schema)
     elif process.is_first:
         folder.check_unused()
-    split = store.split(config.data.train_split)
-    network = make_network(store, config, process)
-    network.tables.drop_nonfinite = config.trainer.on_nonfinite == "skip"
-    fuse_sparse_optimizer(network.tables.parameters(), config.embedding, process.device)
-    costs = make_costs(network)
-    model = make_model(network, config, process)
-    parts = Parts(
-        model=model,
-        loader=make_loader(store, split, config, process, shuffle=config.data.shuffle),
-        pipeline=make_pipeline(network, config, process),
-        optimizer=dense_optimizer(
-            model, network.tables.parameters(), config.trainer, config.embedding
-        ),
-        dense=dense_parameters(model),
-        validate=make_validation(config, store, model, process),
-        costs=costs,
-    )
+    parts = make_parts(config, store, process)
     trainer = Trainer(parts, process, config.trainer, folder)
     # A run that was stopped before its first checkpoint starts over, and so takes over again.
     if not (resume and trainer.resume()):
-        load_content_tower(model, config.model, store.schema, process)
+        load_content_tower(parts.model, config.model, store.schema, process)
     if resume and process.is_first:
         folder.write_config(config)
     elif process.is_first:

@@ -118,7 +118,7 @@ def test_the_best_checkpoint_is_taken_where_one_was_kept(
     pretraining, joined, process, monkeypatch, tmp_path
 ):
     values = iter([0.8, 0.7, 0.6])
-    monkeypatch.setattr("ctr.train.make_validation", lambda *rest: lambda: {"auc": next(values)})
+    monkeypatch.setattr("ctr.parts.make_validation", lambda *rest: lambda: {"auc": next(values)})
     longer = copied(pretraining, tmp_path / "make")
     longer.data.valid_split, longer.trainer.keep_best = "test", "auc"
     longer.trainer.epochs, longer.trainer.max_steps = 2, None

@@ -213,7 +213,7 @@ def validations(config, monkeypatch):
     def install(*values):
         found = iter(values)
         monkeypatch.setattr(
-            "ctr.train.make_validation", lambda *rest: lambda: {"auc": next(found), "gauc": 0.5}
+            "ctr.parts.make_validation", lambda *rest: lambda: {"auc": next(found), "gauc": 0.5}
         )
 
     config.data.valid_split = "test"
