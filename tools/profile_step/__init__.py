@@ -1,0 +1,1 @@
+"""Where a training step's time goes, and how much of the search the pipeline hides."""
