@@ -1,0 +1,69 @@
+"""The same result at any width, with the pipeline on or off, and each id on the wire once."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from hydra import initialize_config_dir
+
+from ctr.distributed import process_group
+from ctr.train import run
+from tests.ctr import widths
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_store, repository, tmp_path_factory):
+    """Folders of the runs by number of processes."""
+    found = {}
+    for processes in (2, 4):
+        found[processes] = tmp_path_factory.mktemp(f"on_{processes}")
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc-per-node={processes}", "tests/ctr/widths.py"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
+        done = subprocess.run(
+            [*command, str(tiny_store), str(found[processes])],
+            cwd=repository,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_store, tmp_path_factory):
+    out = tmp_path_factory.mktemp("on_1")
+    with initialize_config_dir(str(widths.CONF), version_base="1.3"), process_group("cpu") as one:
+        for model in widths.MODELS:
+            run(widths.config_of(tiny_store, out / model, 1, model), one)
+    return out
+
+
+def losses(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if row["kind"] == "train"]
+
+
+@pytest.mark.parametrize("model", widths.MODELS)
+@pytest.mark.parametrize("processes", [2, 4])
+def test_losses_are_those_of_one_process(model, processes, runs, alone):
+    whole = losses(alone / model)
+    assert len(whole) == widths.STEPS
+    # A model that learns nothing would pass, too.
+    assert abs(whole[-2] - whole[0]) > 1e-3
+    assert losses(runs[processes] / model) == pytest.approx(whole, abs=1e-5)
+
+
+@pytest.mark.parametrize("model", ["muse", "sim_soft"])
+def test_the_pipeline_changes_no_loss(model, runs):
+    """Of a search over frozen vectors, which runs ahead, and of one over trained tables."""
+    assert losses(runs[2] / f"{model}-ahead") == losses(runs[2] / model)
+
+
+def test_each_distinct_id_travels_once(runs):
+    counts = json.loads((runs[2] / "ids.json").read_text())
+    for asked, sent in counts:
+        assert sent == asked > 0
