@@ -35,6 +35,7 @@ def cosine_topk(
     *,
     query_rows: Tensor | None = None,
     query_vectors: Tensor | None = None,
+    query_inv_norm: Tensor | None = None,
     query_begin: Tensor | None = None,
     query_end: Tensor | None = None,
     histogram_bins: int | None = None,
@@ -58,6 +59,9 @@ def cosine_topk(
         k: picks a query, at least 1.
         query_rows: int32 or int64 [Q]; the query's row of the table. This or `query_vectors`.
         query_vectors: [Q, M] of the table's dtype; the query's own vector, none where all zeros.
+        query_inv_norm: float32 [Q]; 1 / norm of each of `query_vectors`, 0 where the query has no
+            vector; default computed from them. With that of a table, scores are to the bit those
+            of the table's rows.
         query_begin, query_end: int32 or int64 [Q]; window of positions the query may see, default
             all.
         histogram_bins: tiers in which to count all scores of a window, at least 1; None for none.
@@ -84,6 +88,7 @@ def cosine_topk(
         k,
         query_rows,
         None if query_vectors is None else query_vectors.detach(),
+        None if query_inv_norm is None else query_inv_norm.detach(),
         query_begin,
         query_end,
         histogram_bins or 0,
@@ -101,6 +106,7 @@ def _cosine_topk(
     k: int,
     query_rows: Tensor | None,
     query_vectors: Tensor | None,
+    query_inv_norm: Tensor | None,
     query_begin: Tensor | None,
     query_end: Tensor | None,
     bins: int,
@@ -111,10 +117,13 @@ def _cosine_topk(
         check_device(name, given, table, "table")
     check_rows("history_rows", history_rows, table.shape[0])
     _check_query_source(table, query_user, query_rows, query_vectors)
+    _check_query_inv_norm(query_user, query_rows, query_inv_norm)
     windows = check_queries(
         history_offsets, history_rows.numel(), query_user, k, query_begin, query_end
     )
-    vectors_QM, inv_norm_Q = _query_vectors(table, inv_norm, query_rows, query_vectors)
+    vectors_QM, inv_norm_Q = _query_vectors(
+        table, inv_norm, query_rows, query_vectors, query_inv_norm
+    )
     search = cosine_walk
     if scans_with_triton(table.device, k):
         from kernels.cosine_topk.kernel import cosine_topk_cuda
@@ -143,6 +152,7 @@ def _(
     k: int,
     query_rows: Tensor | None,
     query_vectors: Tensor | None,
+    query_inv_norm: Tensor | None,
     query_begin: Tensor | None,
     query_end: Tensor | None,
     bins: int,
@@ -191,14 +201,38 @@ def _check_query_source(
     check_device("query_vectors", query_vectors, table, "table")
 
 
+def _check_query_inv_norm(
+    query_user: Tensor, query_rows: Tensor | None, query_inv_norm: Tensor | None
+) -> None:
+    if query_inv_norm is None:
+        return
+    if query_rows is not None:
+        raise ValueError(
+            "query_inv_norm: given with query_rows, whose norms are in inv_norm; "
+            "it goes with query_vectors"
+        )
+    if query_inv_norm.dtype != torch.float32 or query_inv_norm.shape != query_user.shape:
+        raise ValueError(
+            f"query_inv_norm: {query_inv_norm.dtype} {tuple(query_inv_norm.shape)}, "
+            f"must be float32 {tuple(query_user.shape)}, one entry per query of query_user"
+        )
+    check_device("query_inv_norm", query_inv_norm, query_user, "query_user")
+
+
 def _query_vectors(
-    table: Tensor, inv_norm: Tensor, query_rows: Tensor | None, query_vectors: Tensor | None
+    table: Tensor,
+    inv_norm: Tensor,
+    query_rows: Tensor | None,
+    query_vectors: Tensor | None,
+    query_inv_norm: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Vectors [Q, M] and inverse norms float32 [Q], 0 where a query has no vector."""
     if query_rows is not None:
         inv_norm_Q = inv_norm.index_select(0, query_rows)
         return table.index_select(0, query_rows), inv_norm_Q.masked_fill_(query_rows == 0, 0.0)
     assert query_vectors is not None
+    if query_inv_norm is not None:
+        return query_vectors.contiguous(), query_inv_norm.contiguous()
     norm_Q = query_vectors.double().norm(dim=1)
     inv_norm_Q = torch.where(norm_Q > 0, 1.0 / norm_Q, 0.0).float()
     return query_vectors.contiguous(), inv_norm_Q

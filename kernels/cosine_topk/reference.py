@@ -21,6 +21,7 @@ def cosine_topk_reference(
     query_end: Tensor | None = None,
     *,
     query_vectors: Tensor | None = None,
+    query_inv_norm: Tensor | None = None,
     histogram_bins: int | None = None,
 ) -> tuple[Tensor, ...]:
     """The same as `kernels.cosine_topk`, one query and one sort at a time."""
@@ -33,7 +34,7 @@ def cosine_topk_reference(
         rows = history_rows[history_offsets[user] : history_offsets[user + 1]].long()
         begin = 0 if query_begin is None else int(query_begin[q])
         end = rows.numel() if query_end is None else int(query_end[q])
-        vector, scale = _query(table, inv_norm, query_rows, query_vectors, q)
+        vector, scale = _query(table, inv_norm, query_rows, query_vectors, query_inv_norm, q)
         if scale == 0:
             continue
         found = []
@@ -58,9 +59,12 @@ def _query(
     inv_norm: Tensor,
     query_rows: Tensor | None,
     query_vectors: Tensor | None,
+    query_inv_norm: Tensor | None,
     q: int,
 ) -> tuple[Tensor, Tensor]:
     """Vector [M] and inverse norm of a query, 0 where it has no vector."""
+    if query_vectors is not None and query_inv_norm is not None:
+        return query_vectors[q], query_inv_norm[q]
     if query_vectors is not None:
         norm = query_vectors[q].double().norm()
         return query_vectors[q], torch.where(norm > 0, 1.0 / norm, 0.0).float()

@@ -39,6 +39,7 @@ class Search(torch.nn.Module):
             user,
             3,
             query_vectors=table[query_rows],
+            query_inv_norm=inv_norm[query_rows],
             query_begin=begin,
             query_end=end,
             histogram_bins=4,
@@ -54,8 +55,10 @@ def assert_same(actual, expected):
 def test_operator_contract(make_inputs):
     *args, rows, begin, end = make_inputs([20, 9], [2, 1])
     operator = torch.ops.lifelong_kernels.cosine_topk.default
-    library.opcheck(operator, (*args, 5, rows, None, begin, end, 0))
-    library.opcheck(operator, (*args, 5, None, args[0][rows], None, None, 7))
+    library.opcheck(operator, (*args, 5, rows, None, None, begin, end, 0))
+    vectors, inv_norm = args[0][rows], args[1][rows]
+    library.opcheck(operator, (*args, 5, None, vectors, None, None, None, 7))
+    library.opcheck(operator, (*args, 5, None, vectors, inv_norm, None, None, 7))
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

@@ -169,6 +169,25 @@ def test_query_vectors_equal_reference(make_case):
     assert (actual[0][1] == -1).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float16, torch.float32])
+def test_query_vectors_with_the_norms_of_the_table_equal_query_rows_to_the_bit(make_case, dtype):
+    history, user, rows, windows = make_case(5, [900, 120], [3, 3], dtype=dtype)
+    table, inv_norm, *_ = history
+    # Norms that nobody could compute from the vectors, none at all among them.
+    inv_norm *= torch.linspace(0.5, 1.5, len(inv_norm))
+    rows[:2] = torch.tensor([int(inv_norm.argmin()), 7])
+    own = {"query_vectors": table[rows], "query_inv_norm": inv_norm[rows]}
+    expected = cosine_topk(*history, user, 9, query_rows=rows, histogram_bins=6, **windows)
+    actual = cosine_topk(*history, user, 9, histogram_bins=6, **own, **windows)
+    assert_same(actual, expected)
+    assert (actual[0][0] == -1).all()
+    if dtype == torch.int8:
+        oracle = cosine_topk_reference(
+            *history, None, user, 9, *windows.values(), histogram_bins=6, **own
+        )
+        assert_same(actual, oracle)
+
+
 def test_index_dtypes_do_not_matter(make_case):
     history, user, rows, windows = make_case(8, [90, 4], [3, 2])
     expected = cosine_topk(*history, user, 9, query_rows=rows, **windows)
@@ -230,6 +249,9 @@ def test_no_gradient_and_no_autocast(make_case):
     assert_same(actual, expected)
 
 
+ONES = torch.ones(2, 16, dtype=torch.int8)
+
+
 @pytest.mark.parametrize(
     ("change", "argument"),
     [
@@ -265,6 +287,19 @@ def test_no_gradient_and_no_autocast(make_case):
             {"query_rows": None, "query_vectors": torch.zeros(3, 16, dtype=torch.int8)},
             "query_vectors: torch.int8",
         ),
+        ({"query_inv_norm": torch.ones(2)}, "query_inv_norm: given with query_rows"),
+        (
+            {"query_rows": None, "query_vectors": ONES, "query_inv_norm": torch.ones(3)},
+            r"query_inv_norm: torch.float32 \(3,\)",
+        ),
+        (
+            {
+                "query_rows": None,
+                "query_vectors": ONES,
+                "query_inv_norm": torch.ones(2, dtype=torch.float64),
+            },
+            "query_inv_norm: torch.float64",
+        ),
     ],
 )
 def test_bad_arguments_are_named(change, argument):
@@ -295,6 +330,7 @@ def good_arguments():
         "query_user",
         "query_rows",
         "query_vectors",
+        "query_inv_norm",
         "query_begin",
         "query_end",
     ],
@@ -302,8 +338,9 @@ def good_arguments():
 def test_an_argument_on_another_device_is_named(argument):
     case = good_arguments()
     case |= {"query_begin": torch.tensor([0, 0]), "query_end": torch.tensor([3, 2])}
-    if argument == "query_vectors":
-        case |= {"query_rows": None, "query_vectors": torch.ones(2, 16, dtype=torch.int8)}
+    if argument in ("query_vectors", "query_inv_norm"):
+        case |= {"query_rows": None, "query_vectors": ONES}
+        case |= {"query_inv_norm": torch.ones(2)} if argument == "query_inv_norm" else {}
     case[argument] = case[argument].cuda()
     with pytest.raises(ValueError, match=f"{argument}: on cuda"):
         cosine_topk(**case)
