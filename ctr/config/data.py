@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ctr.config.checks import require
+from ctr.config.checks import require, require_one_of
 
 
 @dataclass
@@ -18,6 +18,9 @@ class DataConfig:
         history_length: latest behaviours a sample may see.
         shuffle: shuffle users (their samples stay together) each epoch.
         workers: threads that build batches; prefetch: batches built ahead.
+        vectors: where the frozen item vectors are (docs/vectors.md): replicated, all of them on
+            each GPU, or on a CPU in the memory map of the store; pinned, in page-locked memory of
+            the host, read by a GPU in place; sharded, each process with some of the rows.
     """
 
     store: str = "stores/world"
@@ -29,9 +32,11 @@ class DataConfig:
     shuffle: bool = True
     workers: int = 1
     prefetch: int = 4
+    vectors: str = "replicated"
 
     def validate(self) -> None:
         """Raise ConfigError on a value that cannot run."""
         for key in ("batch_size", "history_length", "workers", "prefetch"):
             value = getattr(self, key)
             require(value >= 1, f"data.{key}", value, "set at least 1")
+        require_one_of("data.vectors", self.vectors, ("replicated", "pinned", "sharded"))

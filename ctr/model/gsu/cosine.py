@@ -21,6 +21,17 @@ class CosineSearch:
 
     def __call__(self, search: Search) -> Retrieved:
         batch, catalog = search.batch, search.catalog
+        if catalog.shards is not None:
+            position_BK, score_BK = catalog.shards.topk(
+                batch.history_item_T,
+                batch.history_offsets_U,
+                batch.user_B,
+                self.k,
+                batch.target_item_B,
+                batch.history_begin_B,
+                batch.history_end_B,
+            )
+            return retrieved(batch, position_BK, score_BK)
         assert catalog.vectors is not None and catalog.inv_norm is not None
         position_BK, score_BK = cosine_topk(
             catalog.vectors,
