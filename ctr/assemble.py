@@ -6,13 +6,15 @@ import torch
 from torchrec.distributed import DistributedModelParallel
 
 from ctr.config import RunConfig
+from ctr.config.checks import require
 from ctr.data.loader import Loader, Shard
 from ctr.data.store import Split, Store
-from ctr.distributed import Process, shard
+from ctr.distributed import Process
 from ctr.model.build import build_network
 from ctr.model.catalog import ItemCatalog
 from ctr.model.network import Network
 from ctr.pipeline import Pipeline
+from ctr.sharding import shard
 from ctr.stages import Stages
 
 
@@ -39,19 +41,41 @@ def make_network(store: Store, config: RunConfig, process: Process) -> Network:
 
     Raises:
         StoreError: the store lacks something that the model needs.
+        ConfigError: two settings that do not fit each other, or data.vectors does not fit the
+            device.
     """
     torch.manual_seed(config.seed)
-    catalog = ItemCatalog(
+    whole = ItemCatalog(
         {name: torch.from_numpy(column) for name, column in store.item_features.items()},
         None if store.vectors is None else torch.from_numpy(store.vectors),
         None if store.vector_inv_norm is None else torch.from_numpy(store.vector_inv_norm),
     )
-    return build_network(store.schema, catalog.to(process.device), config.model, config.embedding)
+    catalog = _placed(whole, config.data.vectors, process)
+    return build_network(store.schema, catalog, config.model, config.embedding)
+
+
+def _placed(catalog: ItemCatalog, vectors: str, process: Process) -> ItemCatalog:
+    """What is known of items, with the vectors where `data.vectors` says."""
+    on_gpu = process.device.type == "cuda"
+    require(
+        vectors != "pinned" or on_gpu,
+        "data.vectors",
+        vectors,
+        "there is no GPU; set replicated (the store's memory map, not copied) or sharded",
+    )
+    if not catalog.has_vectors:
+        return catalog.to(process.device)
+    if vectors == "pinned":
+        return catalog.pinned(process.device)
+    # One process owns all rows: what would be cut is left where it is.
+    if vectors == "sharded" and process.world_size > 1:
+        return catalog.sharded(process.device)
+    return catalog.to(process.device)
 
 
 def make_model(network: Network, config: RunConfig, process: Process) -> DistributedModelParallel:
     """The network with its tables sharded and the rest replicated."""
-    return shard(network, process, config.embedding.sharding)
+    return shard(network, process, config.embedding, config.cluster)
 
 
 def make_pipeline(

@@ -1,4 +1,4 @@
-"""Processes, devices and sharding: everything that knows how many of us there are."""
+"""Processes and devices: how many of us there are, and what we tell each other."""
 
 from __future__ import annotations
 
@@ -9,17 +9,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
-from torchrec import EmbeddingCollection
-from torchrec.distributed import DistributedModelParallel
-from torchrec.distributed.embedding import EmbeddingCollectionSharder
-from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
-from torchrec.distributed.types import ShardingPlan
 
 from ctr.config import ConfigError
 
@@ -76,11 +71,12 @@ def make_deterministic(wanted: bool) -> None:
 
 
 @contextmanager
-def process_group(device: str) -> Iterator[Process]:
+def process_group(device: str, timeout: float | None = None) -> Iterator[Process]:
     """Join the processes that torchrun started, or be the only one where none did.
 
     Args:
         device: auto, cpu or cuda; auto takes CUDA where there is a GPU for each local process.
+        timeout: seconds after which a collective gives up; None for what torch takes.
 
     Raises:
         ConfigError: no GPU for this process where `device` asks for one.
@@ -107,7 +103,7 @@ def process_group(device: str) -> Iterator[Process]:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world_size))
     backend = "nccl" if use_cuda else "gloo"
     if "RANK" in os.environ:
-        _join_started(backend)
+        _join_started(backend, None if timeout is None else timedelta(seconds=timeout))
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     try:
@@ -116,7 +112,7 @@ def process_group(device: str) -> Iterator[Process]:
         dist.destroy_process_group()
 
 
-def _join_started(backend: str) -> None:
+def _join_started(backend: str, timeout: timedelta | None) -> None:
     """Join the processes of this start of torchrun.
 
     It hands the processes of every start the same store, where those of the start before have left
@@ -124,63 +120,11 @@ def _join_started(backend: str) -> None:
     """
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     if restarts == 0 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        dist.init_process_group(backend)
+        dist.init_process_group(backend, timeout=timeout)
         return
     store, rank, world_size = next(dist.rendezvous("env://"))
     own = dist.PrefixStore(f"start-{restarts}", store)
-    dist.init_process_group(backend, store=own, rank=rank, world_size=world_size)
-
-
-def shard(model: nn.Module, process: Process, sharding: list[str]) -> DistributedModelParallel:
-    """Spread the embedding tables over the processes and replicate the rest.
-
-    Args:
-        model: network whose EmbeddingCollections are to be sharded.
-        process: this process.
-        sharding: TorchRec sharding types that the planner may choose from; with data_parallel
-            alone the tables are parameters like any other, whole on every process.
-    """
-    if sharding == ["data_parallel"]:
-        whole = DistributedModelParallel(
-            model, device=process.device, plan=ShardingPlan({}), sharders=[]
-        )
-        _fix_buckets(whole)
-        return whole
-    if process.world_size == 1:
-        # With one process a table is whole whatever its sharding type, and row-wise would still
-        # pay for bucketing the ids.
-        sharding = ["table_wise"]
-    sharder = EmbeddingCollectionSharder()
-    tables = {
-        config.name
-        for module in model.modules()
-        if isinstance(module, EmbeddingCollection)
-        for config in module.embedding_configs()
-    }
-    planner = EmbeddingShardingPlanner(
-        topology=Topology(
-            world_size=process.world_size,
-            local_world_size=process.local_world_size,
-            compute_device=process.device.type,
-        ),
-        constraints={name: ParameterConstraints(sharding_types=sharding) for name in tables},
-    )
-    plan = planner.collective_plan(model, [sharder], dist.GroupMember.WORLD)
-    sharded = DistributedModelParallel(model, device=process.device, plan=plan, sharders=[sharder])
-    _fix_buckets(sharded)
-    return sharded
-
-
-def _fix_buckets(model: nn.Module) -> None:
-    """Let DDP settle the order of the gradients now, and not anew after a start's first step.
-
-    It decides in which order the gradients of more than two processes are added up, so the first
-    step of a resumed run would differ from that of a whole one in its last bits.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.parallel.DistributedDataParallel):
-            module.reducer._push_all_rebuilt_params()
-            module.reducer._rebuild_buckets()
+    dist.init_process_group(backend, store=own, rank=rank, world_size=world_size, timeout=timeout)
 
 
 T = TypeVar("T")

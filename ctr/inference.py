@@ -52,6 +52,9 @@ def reading_config(
     if batch_size is not None:
         config.data.batch_size = batch_size
     config.device = device
+    if config.data.vectors == "pinned" and (device == "cpu" or not torch.cuda.is_available()):
+        # Trained on a GPU, read without one: where vectors are changes no result.
+        config.data.vectors = "replicated"
     config.validate()
     return config
 
@@ -114,7 +117,7 @@ def load_model(
 def with_cosines(network: Network, batch: Batch, retrieved: Retrieved) -> Retrieved:
     """Picks with their similarities, which a model need not look at; as they are where the store
     has no vectors."""
-    if retrieved.similarity_BK is None and network.catalog.vectors is not None:
+    if retrieved.similarity_BK is None and network.catalog.has_vectors:
         return network.with_similarity(batch, retrieved)
     return retrieved
 

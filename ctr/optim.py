@@ -16,6 +16,7 @@ from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backwa
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from ctr.config import ConfigError, EmbeddingConfig, TrainerConfig
+from ctr.model.replicated import ReplicatedCollection
 
 _SPARSE = {
     "rowwise_adagrad": torchrec.optim.RowWiseAdagrad,
@@ -25,9 +26,7 @@ _SPARSE = {
 }
 
 
-def fuse_sparse_optimizer(
-    parameters: Iterable[nn.Parameter], config: EmbeddingConfig, device: torch.device
-) -> None:
+def fuse_sparse_optimizer(tables: nn.Module, config: EmbeddingConfig, device: torch.device) -> None:
     """Update embedding tables inside the backward pass; call before the model is sharded.
 
     With embedding.optimizer=dense_adam it leaves them to `dense_optimizer`.
@@ -49,7 +48,12 @@ def fuse_sparse_optimizer(
         options["weight_decay"] = config.weight_decay
         # Without a mode the row-wise Adagrad has no decay; Adam has one mode only and ignores it.
         options["weight_decay_mode"] = WeightDecayMode.L2
-    apply_optimizer_in_backward(_SPARSE[config.optimizer], parameters, options)
+    replicated = [m for m in tables.modules() if isinstance(m, ReplicatedCollection)]
+    for collection in replicated:
+        collection.to(device).update_in_backward(config.optimizer, options)
+    whole = {id(parameter) for collection in replicated for parameter in collection.parameters()}
+    sharded = [parameter for parameter in tables.parameters() if id(parameter) not in whole]
+    apply_optimizer_in_backward(_SPARSE[config.optimizer], sharded, options)
 
 
 def dense_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

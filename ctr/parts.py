@@ -34,9 +34,11 @@ def make_parts(
     split = store.split(config.data.train_split)
     network = make_network(store, config, process)
     network.tables.drop_nonfinite = config.trainer.on_nonfinite == "skip"
-    fuse_sparse_optimizer(network.tables.parameters(), config.embedding, process.device)
+    fuse_sparse_optimizer(network.tables, config.embedding, process.device)
     costs = _costs(network)
     model = make_model(network, config, process)
+    if config.trainer.compile:
+        network.compile_dense()
     tables = network.tables.parameters()
     return Parts(
         model=model,

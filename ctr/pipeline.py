@@ -14,7 +14,7 @@ this uses the stages of a sharded collection (input distribution; lookup and out
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -74,23 +74,25 @@ class Pipeline:
         self.stages = stages or Stages()
         self._copying, self._searching, self._sending = (SideStream(device) for _ in range(3))
 
-    def steps(self, loader: Loader) -> Iterator[Step]:
+    def steps(self, loader: Loader) -> Generator[Step]:
         """The rest of the loader's epoch; a step counts as read when it is handed out.
 
         All processes must go through it alike.
         """
         with closing(loader.batches()) as batches:
-            for step in self._ahead(batches) if self.ahead else self._in_turn(batches):
-                loader.count(step.host)
-                yield step
+            ahead = self._ahead(batches) if self.ahead else self._in_turn(batches)
+            with closing(ahead) as steps:
+                for step in steps:
+                    loader.count(step.host)
+                    yield step
         loader.end_epoch()
 
-    def _in_turn(self, batches: Iterator[Batch]) -> Iterator[Step]:
+    def _in_turn(self, batches: Iterator[Batch]) -> Generator[Step]:
         for host in self._loaded(batches):
             batch = host.to(self.device, non_blocking=True)
             yield Step(host, batch, batch)
 
-    def _ahead(self, batches: Iterator[Batch]) -> Iterator[Step]:
+    def _ahead(self, batches: Iterator[Batch]) -> Generator[Step]:
         flights: deque[_Flight] = deque()
         with ThreadPoolExecutor(1, thread_name_prefix="search") as searcher:
             for host in self._loaded(batches):

@@ -22,8 +22,8 @@ from ctr.config import ConfigError, RunConfig, parse_config
 from ctr.schema import StoreSchema
 
 # What may differ between a run and its resumption: batch_size, since another number of processes
-# needs another one to make the same steps.
-_FREE = {"data.store", "data.batch_size", "data.workers", "data.prefetch"}
+# needs another one to make the same steps; vectors, since where they are changes no result.
+_FREE = {"data.store", "data.batch_size", "data.workers", "data.prefetch", "data.vectors"}
 _DEEPEST = 10
 _SEAL = "# sha256 of the lines below: "
 _PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "numpy", "polars", "pyarrow")

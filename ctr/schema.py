@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from ctr.errors import UserError
 
 FORMAT = "lifelong-ctr-store"
+# Of a store with one segment of histories, and with several.
 SCHEMA_VERSION = 1
+SEGMENTED_VERSION = 2
 VECTOR_DTYPES = ("int8", "float16", "float32")
 
 
@@ -70,8 +73,12 @@ class StoreSchema:
         user, item, event, sample: features by what they describe; those of samples tell of the
             moment in which the item was shown.
         max_history: longest history, in events.
+        segments: events of each segment of the histories, one for each increment after the first;
+            None where there is one segment.
         vectors: None where the store has no item vectors.
         digest: BLAKE2b of the manifest, which itself holds the digest of every file.
+        parents: digests of the stores that this one continues, oldest first; rows of their tables
+            mean the same here.
     """
 
     name: str
@@ -84,6 +91,8 @@ class StoreSchema:
     vectors: VectorSpec | None
     splits: dict[str, SplitSpec]
     digest: str
+    segments: tuple[int, ...] | None = None
+    parents: tuple[str, ...] = ()
 
     def require_item_feature(self, name: str, needed_by: str) -> None:
         """Raise StoreError unless items carry the feature; `needed_by` is a config key."""
@@ -133,10 +142,10 @@ def read_schema(store: Path) -> StoreSchema:
 def _parse(manifest: dict, path: Path, digest: str) -> StoreSchema:
     if manifest.get("format") != FORMAT:
         raise StoreError(f"{path}: format is {manifest.get('format')!r}, expected {FORMAT!r}")
-    if manifest["schema_version"] != SCHEMA_VERSION:
+    if manifest["schema_version"] not in (SCHEMA_VERSION, SEGMENTED_VERSION):
         raise StoreError(
             f"{path}: schema version {manifest['schema_version']}, this release reads "
-            f"{SCHEMA_VERSION}; prepare the store again"
+            f"{SCHEMA_VERSION} and {SEGMENTED_VERSION}; prepare the store again"
         )
     # Stores of the first releases have none.
     if "checksum" in manifest and manifest["checksum"] != _seal(manifest):
@@ -161,7 +170,29 @@ def _parse(manifest: dict, path: Path, digest: str) -> StoreSchema:
         vectors=None if vectors is None else _parse_vectors(vectors, path),
         splits={_name(name): _parse_split(split) for name, split in manifest["splits"].items()},
         digest=digest,
+        segments=_parse_segments(manifest),
+        parents=tuple(_digest(value) for value in manifest.get("parents", [])),
     )
+
+
+def _parse_segments(manifest: dict) -> tuple[int, ...] | None:
+    histories = manifest["histories"]
+    if manifest["schema_version"] == SCHEMA_VERSION:
+        if "segments" in histories:
+            raise ValueError(f"segments belong to schema version {SEGMENTED_VERSION}")
+        return None
+    segments = tuple(_number(events) for events in histories["segments"])
+    if len(segments) < 2 or len(segments) != len(manifest["parents"]) + 1:
+        raise ValueError(
+            f"{len(segments)} segments of histories after {len(manifest['parents'])} parents"
+        )
+    return segments
+
+
+def _digest(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{32}", value):
+        raise ValueError(f"{repr(value)[:60]} is no digest of a manifest")
+    return value
 
 
 def _seal(manifest: dict) -> str:

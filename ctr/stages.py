@@ -21,6 +21,15 @@ class Span:
     end: float
 
 
+@dataclass(frozen=True)
+class Now:
+    """What a thread is doing, since when by `time.monotonic`; moves: stages entered or left."""
+
+    name: str
+    moves: int
+    since: float
+
+
 class Stages:
     """Names the stages of a step while they run.
 
@@ -29,18 +38,29 @@ class Stages:
 
     Attributes:
         spans: that have ended, of all threads.
+        now: what the thread that made this is doing. An exception leaves it at the stage in which
+            it was raised.
     """
 
     def __init__(self, recorded: bool = False) -> None:
         self.recorded = recorded
         self.spans: list[Span] = []
+        self.now = Now("start", 0, time.monotonic())
+        self._thread = threading.get_ident()
 
     @contextmanager
     def running(self, name: str) -> Iterator[None]:
         """Call what is done inside `name`: in PyTorch's traces, too."""
+        outer = self.now.name
+        self._move(name)
         begin = time.perf_counter()
         with record_function(name):
             yield
+        self._move("between stages" if outer == "start" else outer)
         if self.recorded:
             thread = threading.current_thread().name
             self.spans.append(Span(name, thread, begin, time.perf_counter()))
+
+    def _move(self, name: str) -> None:
+        if threading.get_ident() == self._thread:
+            self.now = Now(name, self.now.moves + 1, time.monotonic())

@@ -7,18 +7,20 @@ from torch import Tensor, nn
 from torchrec.distributed import DistributedModelParallel
 
 from ctr.distributed import Process
+from ctr.model.replicated import SUFFIX
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Weights and running statistics, sharded ones as ShardedTensor."""
-    return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors = model.state_dict()
+    return {f"model.{name.replace(SUFFIX, '')}": tensor for name, tensor in tensors.items()}
 
 
 def sparse_optimizer_tensors(model: DistributedModelParallel) -> dict[str, Tensor]:
     """States of the optimizers that are fused into the embedding tables."""
     states = model.fused_optimizer.state_dict()["state"]
     return {
-        f"sparse_optimizer.{parameter}.{name}": tensor
+        f"sparse_optimizer.{parameter.replace(SUFFIX, '')}.{name}": tensor
         for parameter, state in states.items()
         for name, tensor in state.items()
         if not isinstance(tensor, int | float)

@@ -18,7 +18,9 @@ from ctr.distributed import Process, gather_objects, make_deterministic, process
 from ctr.parts import make_parts
 from ctr.pretrained import load_content_tower
 from ctr.run_folder import RunFolder, check_resumable
+from ctr.stages import Stages
 from ctr.trainer import StoppedError, Trainer
+from ctr.watchdog import Watchdog, group_timeout
 
 
 def resumed_config(given: RunConfig, folder: RunFolder, overrides: list[str]) -> RunConfig:
@@ -63,17 +65,26 @@ def run(config: RunConfig, process: Process) -> dict[str, float]:
         folder.check_store(store.schema)
     elif process.is_first:
         folder.check_unused()
-    parts = make_parts(config, store, process)
-    trainer = Trainer(parts, process, config.trainer, folder)
+    stages, timeout = Stages(), config.trainer.timeout
+    with Watchdog(stages, process, timeout, orderly=(StoppedError,)) as watchdog:
+        parts = make_parts(config, store, process, stages)
+        trainer = Trainer(parts, process, config.trainer, folder)
+        prepare(trainer, config, store, resume)
+        watchdog.count(lambda: trainer.progress.step)
+        return trainer.train()
+
+
+def prepare(trainer: Trainer, config: RunConfig, store: Store, resume: bool) -> None:
+    """Give a trainer the state to begin with, and its folder what tells of the run."""
+    process, folder = trainer.process, trainer.folder
     # A run that was stopped before its first checkpoint starts over, and so takes over again.
     if not (resume and trainer.resume()):
-        load_content_tower(parts.model, config.model, store.schema, process)
+        load_content_tower(trainer.parts.model, config.model, store.schema, process)
     if resume and process.is_first:
         folder.write_config(config)
     elif process.is_first:
         # Only now: a mistake that building reveals leaves no folder behind.
         folder.create(config, store.schema)
-    return trainer.train()
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
@@ -85,7 +96,7 @@ def main(raw: DictConfig) -> None:
         if resumes(config, folder):
             overrides = list(HydraConfig.get().overrides.task)
             config = resumed_config(config, folder, overrides)
-        with process_group(config.device) as process:
+        with process_group(config.device, group_timeout(config.trainer.timeout)) as process:
             make_deterministic(config.deterministic)
             try:
                 summary = run(config, process)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import resource
 import time
+from collections.abc import Iterator
+from contextlib import closing
 
 import torch
 import torch.distributed as dist
@@ -15,6 +17,7 @@ from ctr.checkpoint import Checkpointer
 from ctr.config import TrainerConfig
 from ctr.distributed import Process, from_first
 from ctr.faults import SpikeWatch, StopRequest
+from ctr.pipeline import Step
 from ctr.progress import Progress, Stopwatch, Window
 from ctr.run_folder import RunFolder
 from ctr.run_log import RunLog, SampleLog
@@ -93,7 +96,8 @@ class Trainer:
                 while not (self._done() or self.validation.exhausted):
                     self._epoch(log, samples)
                 self._save()
-                self.checkpointer.wait()
+                with self.parts.pipeline.stages.running("checkpoint"):
+                    self.checkpointer.wait()
             if self.process.is_first:
                 self.checkpointer.prune(self.validation.standing.best)
             summary = self._summary()
@@ -107,21 +111,26 @@ class Trainer:
     def _epoch(self, log: RunLog, samples: SampleLog | None) -> None:
         epoch = self.parts.loader.epoch
         hidden = not (self.config.progress and self.process.is_first)
-        with tqdm(
+        bar = tqdm(
             total=len(self.parts.loader.split),
             initial=self.parts.loader.samples_done,
             unit="sample",
             desc=f"epoch {epoch + 1}/{self.config.epochs}",
             disable=hidden,
-        ) as bar:
-            self._steps(log, samples, bar)
+        )
+        # Closed before anything else runs: what is in flight may talk to the other processes.
+        with bar, closing(self.parts.pipeline.steps(self.parts.loader)) as steps:
+            self._steps(steps, log, samples, bar)
         # Before the checkpoint, so that a run killed in between validates again.
-        self.validation.run(self.progress.step, log)
+        with self.parts.pipeline.stages.running("validation"):
+            self.validation.run(self.progress.step, log)
         self._save()
 
-    def _steps(self, log: RunLog, samples: SampleLog | None, bar: tqdm) -> None:
+    def _steps(
+        self, steps: Iterator[Step], log: RunLog, samples: SampleLog | None, bar: tqdm
+    ) -> None:
         self.progress.window.started = self.stopwatch.start()
-        for step in self.parts.pipeline.steps(self.parts.loader):
+        for step in steps:
             batch = step.host
             self._set_rates(batch.step_samples)
             stop = self.step.take(step, self.progress, log, self.stop)
@@ -181,13 +190,14 @@ class Trainer:
         state = self.progress.step, self.validation.standing
         if state == self.saved:
             return
-        # A checkpoint that is still being written uses the same group in its thread.
-        self.checkpointer.wait()
-        loader = self.parts.loader.state_dict()
-        stored = self.progress.stored(loader, self.process, self.checkpointer.group)
-        stored |= self.validation.stored()
-        tensors = {**self.parts.tensors(), **random_tensors(self.process)}
-        self.checkpointer.save(self.progress.step, tensors, stored)
+        with self.parts.pipeline.stages.running("checkpoint"):
+            # A checkpoint that is still being written uses the same group in its thread.
+            self.checkpointer.wait()
+            loader = self.parts.loader.state_dict()
+            stored = self.progress.stored(loader, self.process, self.checkpointer.group)
+            stored |= self.validation.stored()
+            tensors = {**self.parts.tensors(), **random_tensors(self.process)}
+            self.checkpointer.save(self.progress.step, tensors, stored)
         self.saved = state
 
     def _restore(self, found: checkpoint.Checkpoint) -> None:

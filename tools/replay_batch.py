@@ -18,6 +18,7 @@ from ctr.config import RunConfig
 from ctr.data.store import Store
 from ctr.distributed import Process, process_group
 from ctr.evidence import EvidenceError, read_batch
+from ctr.inference import reading_config
 from ctr.loss import click_loss
 from ctr.optim import dense_parameters, fuse_sparse_optimizer
 from ctr.run_folder import RunFolder
@@ -47,7 +48,7 @@ def replay(folder: RunFolder, config: RunConfig, step: int, process: Process) ->
     store = Store(config.data.store)
     folder.check_store(store.schema)
     network = make_network(store, config, process)
-    fuse_sparse_optimizer(network.tables.parameters(), config.embedding, process.device)
+    fuse_sparse_optimizer(network.tables, config.embedding, process.device)
     model = make_model(network, config, process)
     lines = []
     for path in batches:
@@ -122,7 +123,7 @@ def main() -> None:
     options = parser.parse_args()
     with errors_to_exit():
         folder = RunFolder(options.run)
-        config = folder.read_config()
+        config = reading_config(folder, None, None, options.device)
         with process_group(options.device) as process:
             print("\n".join(replay(folder, config, options.step, process)))
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from pathlib import Path
 
 import numpy as np
 
@@ -23,7 +22,7 @@ EPOCHS = 5
 def main() -> None:
     """Check one epoch, time some more, print the median."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--store", required=True, help="folder or URL")
     parser.add_argument("--split", default="train")
     parser.add_argument("--batch-size", type=int, default=1000)
     parser.add_argument("--history-length", type=int, default=1000)

@@ -38,6 +38,10 @@ def leaves(config: Any, prefix: str) -> list[tuple[str, Any]]:
 
 def require_usable(key: str, value: object) -> None:
     """Raise ConfigError on what passes a comparison such as `lr > 0` and fails a run later."""
+    if isinstance(value, dict):
+        for name, entry in value.items():
+            require_usable(f"{key}.{name}", entry)
+        return
     for entry in value if isinstance(value, list) else [value]:
         if isinstance(entry, float):
             require(math.isfinite(entry), key, value, "set a finite number")

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from ctr.config.checks import ConfigError, leaves, require, require_one_of, require_usable
+from ctr.config.cluster import ClusterConfig
 from ctr.config.data import DataConfig
 from ctr.config.model import EmbeddingConfig, ModelConfig
 from ctr.config.trainer import TrainerConfig
@@ -32,6 +33,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
     run: str = "runs/latest"
     resume: str = "false"
     seed: int = 42
@@ -47,7 +49,7 @@ class RunConfig:
         """Raise ConfigError on a value, or a pair of values, that cannot run."""
         for key, value in leaves(self, ""):
             require_usable(key, value)
-        for part in (self.data, self.model, self.embedding, self.trainer):
+        for part in (self.data, self.model, self.embedding, self.trainer, self.cluster):
             part.validate()
         require(self.seed >= 0, "seed", self.seed, "set at least 0")
         require_one_of("device", self.device, ("auto", "cpu", "cuda"))
@@ -58,6 +60,7 @@ class RunConfig:
             self.trainer.keep_best,
             "needs a validation split; set data.valid_split, or trainer.keep_best=null",
         )
+        self._check_vectors()
         longest = self.data.history_length
         for key in ("retrieved", "recent_length"):
             value = getattr(self.model, key)
@@ -67,6 +70,24 @@ class RunConfig:
                 value,
                 f"more than data.history_length={longest}; set at most that, or a longer history",
             )
+
+    def _check_vectors(self) -> None:
+        """Raise ConfigError where a part would send vectors themselves between processes."""
+        for key in ("content_dim", "content_tower"):
+            value = getattr(self.model, key)
+            require(
+                self.data.vectors != "sharded" or not value,
+                f"model.{key}",
+                value,
+                "reads the vectors of every behaviour, and data.vectors=sharded keeps them on "
+                "other processes; set data.vectors=replicated or pinned, or a model without it",
+            )
+        require(
+            self.data.vectors != "pinned" or self.device != "cpu",
+            "data.vectors",
+            self.data.vectors,
+            "is for a GPU; with device=cpu set replicated (the store's memory map) or sharded",
+        )
 
 
 T = TypeVar("T")

@@ -19,6 +19,8 @@ class TrainerConfig:
         warmup: share of the run's samples in which they rise linearly from 0.
         clip_norm: largest norm of the dense gradient; null for no clipping.
         precision: fp32, or bf16 for autocast of the dense part.
+        compile: let torch.compile make one graph of all that follows the lookups; the first step
+            then takes a minute.
         pipeline: true to search, and to exchange ids, for the steps to come while one is computed;
             auto to do so on a GPU. The losses are the same.
         log_every: steps between metric rows; checkpoint_every: steps between checkpoints, null for
@@ -37,6 +39,8 @@ class TrainerConfig:
             never.
         log_samples: write the sample ids of every step.
         progress: show a progress bar.
+        timeout: seconds for which a process may stand still in a step before the job ends, with
+            several processes; three times as many for validations, checkpoints and the first step.
     """
 
     epochs: int = 1
@@ -47,6 +51,7 @@ class TrainerConfig:
     warmup: float = 0.0
     clip_norm: float | None = None
     precision: str = "fp32"
+    compile: bool = False
     pipeline: str = "auto"
     log_every: int = 20
     checkpoint_every: int | None = None
@@ -60,6 +65,7 @@ class TrainerConfig:
     spike: float | None = 6.0
     log_samples: bool = False
     progress: bool = True
+    timeout: float = 600.0
 
     def validate(self) -> None:
         """Raise ConfigError on a value that cannot run."""
@@ -69,6 +75,7 @@ class TrainerConfig:
             value = getattr(self, key)
             require(value >= 1, f"trainer.{key}", value, "set at least 1")
         require(self.lr > 0, "trainer.lr", self.lr, "set a positive rate")
+        require(self.timeout > 0, "trainer.timeout", self.timeout, "set seconds above 0")
         decay = self.weight_decay
         require(decay >= 0, "trainer.weight_decay", decay, "set at least 0")
         require_one_of("trainer.schedule", self.schedule, ("constant", "linear", "cosine"))

@@ -6,6 +6,7 @@ samples of one user record in the split).
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -79,7 +80,17 @@ class BatchBuilder:
         high_U = end_B[np.append(changed[1:], len(user))[: len(changed)] - 1]
         offsets_U = np.concatenate([[0], np.cumsum(high_U - low_U)])
         base_U = self.store.history_offsets[record_U]
-        stretches = list(zip((base_U + low_U).tolist(), (base_U + high_U).tolist(), strict=True))
+        segment_U = self.store.segments_of(base_U)
+        # Counted from where the segment begins, a record's events stand in the segment's files.
+        base_U = base_U - self.store.segment_begins[segment_U]
+        stretches = list(
+            zip(
+                segment_U.tolist(),
+                (base_U + low_U).tolist(),
+                (base_U + high_U).tolist(),
+                strict=True,
+            )
+        )
         places = offsets_U.tolist()
         return Batch(
             user_features_U={
@@ -117,29 +128,32 @@ class BatchBuilder:
     def _events(
         self,
         name: str,
-        column: np.ndarray,
+        segments: tuple[np.ndarray, ...],
         table: str,
-        stretches: list[tuple[int, int]],
+        stretches: list[tuple[int, int, int]],
         places: list[int],
     ) -> torch.Tensor:
         store = self.store
-        gathered_T = _gather(column, stretches, places)
+        gathered_T = _gather(segments, stretches, places)
         rows = store.schema.table_rows[table]
         # Checked here, since a store has too many events to look at them all when it is opened. A
         # negative row is a large one without its sign.
         if gathered_T.view(np.uint32).max(initial=0) >= rows:
-            bad = gathered_T[(gathered_T < 0) | (gathered_T >= rows)][0]
+            place = int(np.argmax((gathered_T < 0) | (gathered_T >= rows)))
+            segment = stretches[bisect_right(places, place) - 1][0]
             raise StoreError(
-                f"{store.path}/users/{name}.npy: an event of row {bad}, its table has {rows}; "
-                "prepare the store again"
+                f"{store.events_file(name, segment)}: an event of row {gathered_T[place]}, its "
+                f"table has {rows}; prepare the store again"
             )
         return torch.from_numpy(gathered_T)
 
 
-def _gather(column: np.ndarray, stretches: list[tuple[int, int]], places: list[int]) -> np.ndarray:
-    out = np.empty(places[-1], dtype=column.dtype)
-    for place, (begin, end) in zip(places, stretches, strict=False):
-        out[place : place + end - begin] = column[begin:end]
+def _gather(
+    segments: tuple[np.ndarray, ...], stretches: list[tuple[int, int, int]], places: list[int]
+) -> np.ndarray:
+    out = np.empty(places[-1], dtype=segments[0].dtype)
+    for place, (segment, begin, end) in zip(places, stretches, strict=False):
+        out[place : place + end - begin] = segments[segment][begin:end]
     return out
 
 

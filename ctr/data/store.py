@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ctr.data.store_cache import local_store
 from ctr.schema import StoreError, StoreSchema, read_schema
 
 Array = np.ndarray
@@ -58,29 +59,51 @@ class Store:
     Numbers that have changed within their range are found by `python -m datasets.store verify`.
 
     Args:
-        path: folder of the store.
+        path: folder of the store, or its URL: then a copy of it is read (ctr/data/store_cache.py).
+
+    Attributes:
+        history_offsets: int64 [U + 1]; record u owns events `[offsets[u], offsets[u + 1])`, counted
+            over all segments of the histories. A record lies in one segment.
+        segment_begins: int64 [number of segments]; the event that each begins with.
+        history_item: int32 [events of the segment] for each segment; row of each event's item.
+        events: as `history_item`, by name; side columns of the events.
+        user_features: int32 [U] each; row of each profile feature.
 
     Raises:
-        StoreError: a file that is missing, cut short, of another dtype or length, or with rows
-            outside its table.
+        StoreError: a URL that cannot be read, or a file that is missing, cut short, of another
+            dtype or length, or with rows outside its table.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = local_store(path)
         self.schema: StoreSchema = read_schema(self.path)
         self.history_offsets = self._array("users/history_offsets", "int64", None)
         if len(self.history_offsets) < 2:
             raise StoreError(f"{self.path}: users/history_offsets.npy has no user record")
         self._check_offsets()
         records, events = len(self.history_offsets) - 1, int(self.history_offsets[-1])
-        self.history_item = self._array("users/history_item", "int32", events)
-        self.events = {
-            f.name: self._array(f"users/event_{f.name}", "int32", events) for f in self.schema.event
-        }
+        sizes = self.schema.segments or (events,)
+        self.segment_begins = np.cumsum([0, *sizes[:-1]])
+        self._check_segments(sizes)
+        self.history_item = self._segments("history_item", sizes)
+        self.events = {f.name: self._segments(f"event_{f.name}", sizes) for f in self.schema.event}
         self.user_features = {
             f.name: self._rows(f"users/feature_{f.name}", f.table, records)
             for f in self.schema.user
         }
+
+    def segments_of(self, event_U: Array) -> Array:
+        """Segment that each event lies in: int64 [U].
+
+        Args:
+            event_U: int64; places among the events of the store.
+        """
+        return np.searchsorted(self.segment_begins, event_U, side="right") - 1
+
+    def events_file(self, column: str, segment: int) -> Path:
+        """File of a column of the events, `history_item` or `event_<name>`."""
+        folder = f"segment_{segment}/" if segment else ""
+        return self.path / f"users/{folder}{column}.npy"
 
     @cached_property
     def item_features(self) -> dict[str, Array]:
@@ -157,6 +180,20 @@ class Store:
         if offsets[0] != 0 or len(falls):
             row = int(falls[0]) + 1 if len(falls) else 0
             raise _damaged(file, row, f"{offsets[row]}, expected offsets that rise from 0")
+
+    def _check_segments(self, sizes: tuple[int, ...]) -> None:
+        offsets, ends = self.history_offsets, np.cumsum(sizes)
+        cut = offsets[np.searchsorted(offsets, ends).clip(max=len(offsets) - 1)] != ends
+        if ends[-1] != offsets[-1] or cut.any():
+            raise StoreError(
+                f"{self.path}: segments of {', '.join(map(str, sizes))} events do not cut the "
+                "histories between records; prepare the store again"
+            )
+
+    def _segments(self, column: str, sizes: tuple[int, ...]) -> tuple[Array, ...]:
+        files = (self.events_file(column, segment) for segment in range(len(sizes)))
+        names = (file.relative_to(self.path).with_suffix("").as_posix() for file in files)
+        return tuple(self._array(name, "int32", n) for name, n in zip(names, sizes, strict=True))
 
     def _check_samples(self, folder: Path, split: Split) -> None:
         lengths = np.diff(self.history_offsets)

@@ -7,7 +7,7 @@ import dataclasses
 from torch import nn
 
 from ctr.config import EmbeddingConfig, ModelConfig
-from ctr.config.checks import require
+from ctr.config.checks import require, require_one_of
 from ctr.model.behaviours import BehaviourSpace
 from ctr.model.branch import Branch
 from ctr.model.catalog import ItemCatalog
@@ -30,14 +30,22 @@ _BEHAVIOUR_FEATURES = ("category", "tags")
 
 
 def table_shapes(schema: StoreSchema, config: EmbeddingConfig) -> dict[str, TableShape]:
-    """Rows and width of every table that a feature refers to, and of `item`."""
+    """Shape of every table that a feature refers to, and of `item`.
+
+    Raises:
+        ConfigError: embedding.slots names another table.
+    """
     features = (*schema.user, *schema.item, *schema.event, *schema.sample)
     used = {"item"} | {f.table for f in features}
-    return {
-        name: TableShape(rows, config.narrow_dim if rows < config.narrow_below else config.dim)
-        for name, rows in schema.table_rows.items()
-        if name in used
-    }
+    for table in config.slots:
+        require_one_of("embedding.slots", table, tuple(sorted(used)))
+    shapes = {}
+    for name, vocabulary in schema.table_rows.items():
+        if name in used:
+            rows = config.slots.get(name, vocabulary)
+            dim = config.narrow_dim if rows < config.narrow_below else config.dim
+            shapes[name] = TableShape(rows, dim, config.eviction if name in config.slots else None)
+    return shapes
 
 
 def build_network(
@@ -54,8 +62,7 @@ def build_network(
     if model.head == "content":
         assert tower is not None
         return ContentNetwork(catalog, tower, model.recent_length, _gsu(model, target=0))
-    user = tuple(f for f in schema.user if model.user_id or f.name != _USER_ID)
-    schema = dataclasses.replace(schema, user=user)
+    schema = used_schema(schema, model)
     shapes = table_shapes(schema, embedding)
     item_features = behaviour_features(schema, model)
     content = None
@@ -78,7 +85,9 @@ def build_network(
     head_width += whole.width if whole else 0
     head_width += tower.width if tower else 0
     return Network(
-        tables=EmbeddingTables(shapes, embedding.init_std),
+        tables=EmbeddingTables(
+            shapes, embedding.init_std, embedding.replicated, half=embedding.precision == "fp16"
+        ),
         catalog=catalog,
         features=Features(schema.user, schema.sample, schema.item),
         behaviours=behaviours,
@@ -88,6 +97,12 @@ def build_network(
         head=_head(head_width, model),
         content=tower,
     )
+
+
+def used_schema(schema: StoreSchema, model: ModelConfig) -> StoreSchema:
+    """The schema without the features that the model leaves out."""
+    user = tuple(f for f in schema.user if model.user_id or f.name != _USER_ID)
+    return dataclasses.replace(schema, user=user)
 
 
 def behaviour_features(schema: StoreSchema, model: ModelConfig) -> tuple[FeatureSpec, ...]:

@@ -58,7 +58,9 @@ class ContentNetwork(Network):
     ) -> Prepared:
         return Prepared(batch, windows, retrieved, None, batch.user_B.new_zeros(0), {}, None)
 
-    def _inputs(self, ready: Prepared, trace: Trace | None) -> dict[str, Tensor]:
+    def _inputs(
+        self, found: dict[str, Tensor], ready: Prepared, trace: Trace | None
+    ) -> dict[str, Tensor]:
         """The tower's logit alone."""
         assert self.content is not None
         parts, weights = self.content(ready.batch, self.catalog, ready.windows, ready.retrieved)

@@ -12,14 +12,26 @@ import torch
 from torch import Tensor, nn
 from torchrec import EmbeddingCollection, EmbeddingConfig, JaggedTensor, KeyedJaggedTensor
 from torchrec.distributed.types import ShardedModule
+from torchrec.modules.embedding_configs import DataType
+
+from ctr.model.managed_rows import ManagedRows
+from ctr.model.replicated import set_apart
 
 
 @dataclass(frozen=True)
 class TableShape:
-    """Rows (row 0 is padding and unknown) and width of an embedding table."""
+    """Shape of an embedding table.
+
+    Attributes:
+        rows: row 0, padding and unknown, included.
+        dim: width.
+        eviction: policy of ManagedIds for a table with fewer rows than ids; None where an id is
+            its own row.
+    """
 
     rows: int
     dim: int
+    eviction: str | None = None
 
 
 @dataclass
@@ -90,21 +102,33 @@ class EmbeddingTables(nn.Module):
     Args:
         tables: shape of each table.
         init_std: of the truncated normal that the weights start from.
+        replicated: tables that every process holds whole.
+        device: of the weights; meta for tables that are planned and never made.
+        half: keep the weights in float16; embeddings and optimizer states are float32.
 
     Attributes:
         drop_nonfinite: leave a row as it is where its gradient is not finite. The update is part
             of the backward pass, so that nobody after it could.
     """
 
-    def __init__(self, tables: dict[str, TableShape], init_std: float) -> None:
+    def __init__(
+        self,
+        tables: dict[str, TableShape],
+        init_std: float,
+        replicated: frozenset[str] = frozenset(),
+        device: str = "cpu",
+        half: bool = False,
+    ) -> None:
         super().__init__()
         self.dims = {name: shape.dim for name, shape in tables.items()}
         self.drop_nonfinite = False
 
-        def initialise(weight: Tensor) -> Tensor:
-            return nn.init.trunc_normal_(weight, std=init_std, a=-2 * init_std, b=2 * init_std)
+        def initialise(weight: Tensor, generator: torch.Generator | None = None) -> Tensor:
+            low, high = -2 * init_std, 2 * init_std
+            return nn.init.trunc_normal_(weight, std=init_std, a=low, b=high, generator=generator)
 
         self.collections = nn.ModuleDict()
+        self.names: dict[str, list[str]] = {}
         for dim in sorted(set(self.dims.values())):
             configs = [
                 EmbeddingConfig(
@@ -112,14 +136,20 @@ class EmbeddingTables(nn.Module):
                     embedding_dim=dim,
                     num_embeddings=shape.rows,
                     feature_names=[name],
+                    data_type=DataType.FP16 if half else DataType.FP32,
                     init_fn=initialise,
                 )
                 for name, shape in sorted(tables.items())
                 if shape.dim == dim
             ]
-            self.collections[f"dim_{dim}"] = EmbeddingCollection(
-                tables=configs, device=torch.device("cpu")
-            )
+            whole = EmbeddingCollection(tables=configs, device=torch.device(device))
+            for key, part in set_apart(f"dim_{dim}", whole, replicated).items():
+                self.collections[key] = part
+                self.names[key] = [config.name for config in part.embedding_configs()]
+        eviction = {name: shape.eviction for name, shape in tables.items() if shape.eviction}
+        slots = {name: tables[name].rows for name in eviction}
+        with torch.device(device):
+            self.managed = ManagedRows(slots, eviction, initialise) if slots else None
 
     def forward(self, ids: dict[str, Tensor]) -> dict[str, Tensor]:
         """Embeddings of ids, table by table; each distinct id travels once.
@@ -146,7 +176,7 @@ class EmbeddingTables(nn.Module):
             raise KeyError(f"no embedding table {', '.join(sorted(unknown))}")
         jagged, inverse = {}, {}
         for key in self.collections:
-            names = [n for n in sorted(self.dims) if f"dim_{self.dims[n]}" == key]
+            names = self.names[key]
             some = next(iter(ids.values()))
             distinct = []
             for name in names:
@@ -163,20 +193,29 @@ class EmbeddingTables(nn.Module):
         return Lookup(jagged, inverse)
 
     def send(self, lookup: Lookup) -> Lookup:
-        """Announce the ids to the processes that hold their rows; all processes must."""
+        """Announce the ids to the processes that hold their rows; all processes must.
+
+        Those of a collection with a managed table stay: which rows they have is known when the
+        steps before are done.
+        """
         sent = {}
         for key, collection in self.collections.items():
-            if isinstance(collection, ShardedModule):
+            if isinstance(collection, ShardedModule) and not self._manages(key):
                 context = collection.create_context()
                 announced = collection.input_dist(context, lookup.jagged[key])
                 sent[key] = Travel(collection, context, announced)
         return replace(lookup, sent=sent)
 
     def fetch(self, lookup: Lookup) -> dict[str, Tensor]:
-        """Embeddings float32 [n, D] by table, of ids that are under way or are sent now."""
+        """Embeddings float32 [n, D] by table, of ids that are under way or are sent now.
+
+        In training, with gradients, new ids of managed tables get rows; a search gives none.
+        """
+        if self.managed is not None and self.training and torch.is_grad_enabled():
+            self._admit(self.managed, lookup)
         found: dict[str, Tensor] = {}
         for key, collection in self.collections.items():
-            jagged = lookup.jagged[key]
+            jagged = self._placed(key, lookup.jagged[key])
             rows = lookup.sent[key].rows() if key in lookup.sent else collection(jagged)
             names: list[str] = jagged.keys()
             for name in names:
@@ -186,6 +225,27 @@ class EmbeddingTables(nn.Module):
                         values_VD.register_hook(_finite_rows)
                     found[name] = values_VD.index_select(0, lookup.inverse[name])
         return found
+
+    def _manages(self, key: str) -> bool:
+        """Whether a collection has a managed table."""
+        return self.managed is not None and any(n in self.managed.ids for n in self.names[key])
+
+    def _admit(self, managed: ManagedRows, lookup: Lookup) -> None:
+        distinct, collections = {}, {}
+        for key, names in self.names.items():
+            for table in names:
+                if table in managed.ids:
+                    distinct[table] = lookup.jagged[key][table].values()
+                    collections[table] = self.collections[key]
+        managed.admit(distinct, collections)
+
+    def _placed(self, key: str, jagged: KeyedJaggedTensor) -> KeyedJaggedTensor:
+        """The same with rows in place of the ids of managed tables."""
+        if self.managed is None or not self._manages(key):
+            return jagged
+        names = self.names[key]
+        rows = torch.cat([self.managed.rows(name, jagged[name].values()) for name in names])
+        return KeyedJaggedTensor(keys=names, values=rows, lengths=jagged.lengths())
 
 
 def _finite_rows(grad_VD: Tensor) -> Tensor:

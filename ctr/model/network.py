@@ -7,7 +7,7 @@ a frozen vector, E width of a behaviour.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -89,6 +89,7 @@ class Network(nn.Module):
         self.recent, self.retrieved, self.whole = recent, long.branch, long.whole
         self.gsu, self.head, self.content = long.gsu, head, content
         self.search_clock = StageClock()
+        self._compiled: Callable[[dict[str, Tensor], Prepared], Tensor] | None = None
 
     @property
     def searches_ahead(self) -> bool:
@@ -98,9 +99,25 @@ class Network(nn.Module):
     def forward(self, batch: Batch | Prepared, trace: Trace | None = None) -> Tensor:
         """Logits float [B], of a batch or of what `prepare` made of it; tells `trace` how."""
         ready = batch if isinstance(batch, Prepared) else self.prepare(batch)
-        parts = self._inputs(ready, trace)
+        found = {} if ready.wanted is None else fetch(self.tables, ready.wanted)
+        if trace is None:
+            return (self._compiled or self._dense)(found, ready)
+        trace.retrieved = ready.retrieved
+        return self._dense(found, ready, trace)
+
+    def compile_dense(self, backend: str = "inductor") -> None:
+        """Let torch.compile make one graph, for all sizes, of all that follows the lookups.
+
+        What is traced runs as it is. A part that no graph can hold is an error, not a slow step.
+        """
+        self._compiled = torch.compile(self._dense, dynamic=True, fullgraph=True, backend=backend)
+
+    def _dense(
+        self, found: dict[str, Tensor], ready: Prepared, trace: Trace | None = None
+    ) -> Tensor:
+        parts = self._inputs(found, ready, trace)
         if trace is not None:
-            trace.retrieved, trace.parts = ready.retrieved, parts
+            trace.parts = parts
         return self.head(torch.cat([*parts.values()], dim=1))
 
     @torch.no_grad()
@@ -173,11 +190,11 @@ class Network(nn.Module):
         wanted = gather(self.tables, requests)
         return Prepared(batch, windows, retrieved, similarity, key_V, index, wanted)
 
-    def _inputs(self, ready: Prepared, trace: Trace | None) -> dict[str, Tensor]:
-        """The head's input by parts."""
+    def _inputs(
+        self, found: dict[str, Tensor], ready: Prepared, trace: Trace | None
+    ) -> dict[str, Tensor]:
+        """The head's input by parts, of the embeddings that were found."""
         batch, retrieved, index = ready.batch, ready.retrieved, ready.index
-        assert ready.wanted is not None
-        found = fetch(self.tables, ready.wanted)
         behaviour_VE = self.behaviours.embed(found, ready.key_V, self.catalog)
         target_parts, target_B = self._target(found, batch)
         rows_RE = behaviour_VE.index_select(0, index["recent"])

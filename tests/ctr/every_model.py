@@ -1,7 +1,8 @@
 """Child of test_every_model: trains each model of conf/model and evaluates what it saved.
 
 Under torchrun: `every_model.py STORE OUT MODEL...`. In one start, since a start takes seconds and a
-step of a small model milliseconds.
+step of a small model milliseconds. Some models are run a second time, as OUT/MODEL_sharded, with
+vectors spread over the processes and steps prepared ahead in a thread.
 """
 
 import sys
@@ -17,13 +18,18 @@ from ctr.train import run
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
+# One whose search reads vectors, and one that reads the picks' and the latest behaviours' only.
+SHARDED = {"muse", "sim_hard"}
+SHARDED_SETTINGS = ["data.vectors=sharded", "trainer.pipeline=true"]
+
 
 def main() -> None:
     """Train two steps, evaluate the test split in memory, then from disk: folded and not."""
     store, out, *models = sys.argv[1:]
     with initialize_config_dir(str(CONF), version_base="1.3"), process_group("cpu") as process:
-        for model in models:
-            settings = [f"model={model}", f"data.store={store}", f"run={out}/{model}"]
+        sharded = [(model, f"{model}_sharded", SHARDED_SETTINGS) for model in sorted(SHARDED)]
+        for model, name, more in [(model, model, []) for model in models] + sharded:
+            settings = [f"model={model}", f"data.store={store}", f"run={out}/{name}", *more]
             settings += ["data.history_length=64", "data.batch_size=100", "data.valid_split=test"]
             settings += ["trainer.max_steps=2", "trainer.progress=false", "embedding.init_std=0.1"]
             if model == "muse_make":
@@ -31,7 +37,8 @@ def main() -> None:
             config = parse_config(compose("train", overrides=settings))
             run(config, process)
             folder = RunFolder(config.run_path)
-            for split, fold in (("test", True), ("train", True), ("test", False)):
+            folded = [] if more else [("test", True), ("train", True)]
+            for split, fold in [*folded, ("test", False)]:
                 wanted = EvaluateConfig(split=split, fold=fold, progress=False)
                 run_evaluation(folder, config, wanted, process)
                 if process.is_first and fold:

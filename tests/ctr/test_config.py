@@ -1,5 +1,6 @@
 """Configurations that must pass, and those that must not, with what the message says."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,11 @@ def test_values_arrive_with_their_types():
 
 @pytest.mark.parametrize(
     "override",
-    [c for g in ("model", "data", "embedding", "trainer", "experiment") for c in choices(g)],
+    [
+        c
+        for g in ("model", "data", "embedding", "trainer", "cluster", "experiment")
+        for c in choices(g)
+    ],
 )
 def test_every_file_of_conf_composes_and_parses(override):
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -88,7 +93,7 @@ def test_a_misspelt_key_gets_the_nearest_known_one(raw, key, nearest):
 
 
 def test_a_key_like_no_other_gets_the_list():
-    with pytest.raises(ConfigError, match=r"zzzzqqq: .*known keys: data\.batch_size, .*seed"):
+    with pytest.raises(ConfigError, match=r"zzzzqqq: .*known keys: .*data\.batch_size, .*seed"):
         parse(zzzzqqq=1)
 
 
@@ -147,6 +152,7 @@ IMPOSSIBLE = [
     ("data.history_length", 0),
     ("data.workers", 0),
     ("data.prefetch", 0),
+    ("data.vectors", "shared"),
     ("model.gsu", "cosin"),
     ("model.retrieved_attention", ["din"]),
     ("model.recent_attention", ["target", "target"]),
@@ -187,6 +193,13 @@ IMPOSSIBLE = [
     ("embedding.sharding", []),
     ("embedding.sharding", ["diagonal"]),
     ("embedding.sharding", ["data_parallel"]),
+    ("embedding.table_sharding.item", []),
+    ("embedding.table_sharding.item", ["diagonal"]),
+    ("embedding.table_sharding.item", ["data_parallel", "row_wise"]),
+    ("cluster.hosts", 0),
+    ("cluster.device_memory", 0.0),
+    ("cluster.inter_host_bandwidth", -1.0),
+    ("cluster.reserved", 1.0),
     ("embedding.optimizer", "dense_adam"),
     ("embedding.weight_decay", -1e-4),
     ("trainer.precision", "fp16"),
@@ -275,6 +288,22 @@ def test_no_more_behaviours_picked_than_seen(key):
         parse(data={"history_length": 20}, model={**fitting, key: 21})
 
 
+@pytest.mark.parametrize("change", [{"content_dim": 8}, {"content_tower": [8]}])
+def test_vectors_on_other_processes_are_no_input_of_the_model(change):
+    key, value = next(iter(change.items()))
+    for vectors in ("replicated", "pinned"):
+        parse(model=change, data={"vectors": vectors})
+    named = rf"^model\.{key}={re.escape(str(value))}: .*set data\.vectors=replicated"
+    with pytest.raises(ConfigError, match=named):
+        parse(model=change, data={"vectors": "sharded"})
+    assert parse(data={"vectors": "sharded"}).data.vectors == "sharded"
+
+
+def test_pinned_vectors_are_for_a_gpu():
+    with pytest.raises(ConfigError, match=r"^data\.vectors=pinned: .*device=cpu set replicated"):
+        parse(data={"vectors": "pinned"}, device="cpu")
+
+
 def test_twin_searches_by_its_own_attention():
     with pytest.raises(ConfigError, match=r"^model\.retrieved_attention=.*model\.gsu=twin.*set"):
         parse(model={"gsu": "twin"})
@@ -283,3 +312,15 @@ def test_twin_searches_by_its_own_attention():
 
 def test_the_paper_form_of_simtier_may_have_any_number_of_bins():
     assert parse(model={"simtier": "paper", "simtier_bins": 20}).model.simtier_bins == 20
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"optimizer": "adam"}, {"weight_decay": 0.1}, {"optimizer": "dense_adam"}],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_a_whole_table_needs_an_optimizer_that_leaves_untouched_rows_alone(settings):
+    places = {"table_sharding": {"item": ["data_parallel"]}}
+    places["sharding"] = ["data_parallel" if "dense" in str(settings) else "row_wise"]
+    with pytest.raises(ConfigError, match=r"embedding.table_sharding.item=.* set "):
+        parse(embedding={**places, **settings})

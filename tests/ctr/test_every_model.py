@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 MODELS = sorted(
@@ -24,6 +25,25 @@ def runs(tiny_store, repository, tmp_path_factory):
     done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     return out
+
+
+@pytest.mark.parametrize("model", ["muse", "sim_hard"])
+def test_where_vectors_are_changes_no_result(model, runs):
+    def found(run):
+        rows = (runs / run / "metrics.jsonl").read_text().splitlines()
+        kept = [row for row in map(json.loads, rows) if row["kind"] in ("train", "valid")]
+        for row in kept:
+            row.pop("samples_per_s", None)
+        return kept
+
+    whole, sharded = found(model), found(f"{model}_sharded")
+    assert {row["kind"] for row in whole} == {"train", "valid"}
+    assert sharded == whole
+    # Scores, and the cosines of the picks, which evaluation asks for whatever the model.
+    names = model, f"{model}_sharded"
+    scored, again = (pq.read_table(runs / name / "predictions_test.parquet") for name in names)
+    assert "best_similarity" in scored.column_names
+    assert again.equals(scored)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from ctr.config import ConfigError, EmbeddingConfig, TrainerConfig
-from ctr.distributed import process_group, shard
+from ctr.config import ClusterConfig, ConfigError, EmbeddingConfig, TrainerConfig
+from ctr.distributed import process_group
 from ctr.model.embeddings import EmbeddingTables, TableShape
 from ctr.optim import dense_optimizer, dense_parameters, fuse_sparse_optimizer
+from ctr.sharding import shard
 
 ROWS, DIM = 10, 8
 SLOPE_D = torch.linspace(-1.0, 2.0, DIM)
@@ -40,8 +41,8 @@ def built(process, trainer, **settings):
     config = EmbeddingConfig(**settings)
     config.validate()
     network = Scored()
-    fuse_sparse_optimizer(network.tables.parameters(), config, process.device)
-    model = shard(network, process, config.sharding)
+    fuse_sparse_optimizer(network.tables, config, process.device)
+    model = shard(network, process, config, ClusterConfig())
     return model, dense_optimizer(model, network.tables.parameters(), trainer, config)
 
 
@@ -103,4 +104,4 @@ def test_without_decay_the_dense_part_is_updated_by_adam(process):
 def test_fused_adam_is_refused_on_a_cpu(process):
     config = EmbeddingConfig(optimizer="adam")
     with pytest.raises(ConfigError, match=r"no fused Adam for CPU; set .*dense_adam"):
-        fuse_sparse_optimizer([], config, process.device)
+        fuse_sparse_optimizer(nn.Module(), config, process.device)

@@ -163,6 +163,7 @@ def test_resuming_may_train_longer_elsewhere_and_with_more_threads(made):
     old, new = made.read_config(), made.read_config()
     new.trainer.epochs, new.trainer.max_steps = 5, 1000
     new.data.workers, new.data.prefetch, new.data.store = 3, 9, "moved"
+    new.data.vectors = "sharded"
     new.device = "cpu"
     # Another number of processes takes another size to make the same steps.
     new.data.batch_size = 7

@@ -130,9 +130,9 @@ def test_another_format(tmp_path, manifest):
         read(tmp_path, {})
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", None])
 def test_another_schema_version(tmp_path, manifest, version):
-    expected = f"schema version {version}, this release reads 1; prepare the store again"
+    expected = f"schema version {version}, this release reads 1 and 2; prepare the store again"
     with pytest.raises(StoreError, match=expected):
         read(tmp_path, manifest | {"schema_version": version})
 

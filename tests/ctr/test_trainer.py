@@ -339,6 +339,24 @@ def test_a_loss_that_jumps_is_a_spike_and_a_noisy_one_is_not():
     assert not SpikeWatch(None).add(1e9)
 
 
+def test_tables_in_half_precision_learn_and_resume_as_they_were(config, process, tmp_path):
+    config.embedding.precision = "fp16"
+    config.embedding.init_std = 0.1
+    run(config, process)
+    whole = tensors_of(config, 6)
+    tables = {name for name in whole if ".embeddings." in name and name.startswith("model.")}
+    assert {whole[name].dtype for name in tables} == {torch.float16}
+    states = {n for n in whole if n.startswith("sparse_optimizer.")}
+    assert {whole[name].dtype for name in states} == {torch.float32}
+    config = elsewhere(config, tmp_path, max_steps=4)
+    run(config, process)
+    before = tensors_of(config, 4)
+    config.resume, config.trainer.max_steps = "true", 6
+    run(config, process)
+    assert_same_tensors(tensors_of(config, 6), whole)
+    assert any(not torch.equal(before[name], whole[name]) for name in tables)
+
+
 def test_a_run_needs_no_operation_that_the_switch_refuses(config, process):
     make_deterministic(True)
     try:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -23,7 +24,7 @@ def runs(tiny_store, repository, tmp_path_factory):
         command += [f"--nproc-per-node={processes}", "tests/ctr/widths.py"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
         done = subprocess.run(
-            [*command, str(tiny_store), str(found[processes])],
+            [*command, str(tiny_store), str(found[processes]), *widths.MODELS],
             cwd=repository,
             env=environment,
             capture_output=True,
@@ -67,3 +68,60 @@ def test_each_distinct_id_travels_once(runs):
     counts = json.loads((runs[2] / "ids.json").read_text())
     for asked, sent in counts:
         assert sent == asked > 0
+
+
+class Hosts:
+    """Two network namespaces with a cable between them: two hosts for all that processes see."""
+
+    NAMES = ("ctr-test-0", "ctr-test-1")
+    ADDRESSES = ("10.77.0.1", "10.77.0.2")
+
+    def __enter__(self):
+        try:
+            for name in self.NAMES:
+                self._ip("netns", "add", name)
+            ends = ("veth", "netns", self.NAMES[0], "type", "veth", "peer", "veth")
+            self._ip("link", "add", *ends, "netns", self.NAMES[1])
+            for name, address in zip(self.NAMES, self.ADDRESSES, strict=True):
+                self._ip("-n", name, "address", "add", f"{address}/24", "dev", "veth")
+                for device in ("lo", "veth"):
+                    self._ip("-n", name, "link", "set", device, "up")
+        except (OSError, subprocess.CalledProcessError) as error:
+            self.__exit__()
+            pytest.skip(f"no network namespaces here: {error}")
+        return self
+
+    def __exit__(self, *error):
+        if shutil.which("ip"):
+            for name in self.NAMES:
+                subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+
+    def _ip(self, *arguments):
+        subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+    def start(self, host, *arguments):
+        """torchrun on one host, which meets that of the other."""
+        command = ["ip", "netns", "exec", self.NAMES[host], sys.executable]
+        command += ["-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={host}"]
+        command += [f"--master-addr={self.ADDRESSES[0]}", "--master-port=29511"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "veth"}
+        return subprocess.Popen(
+            [*command, "--nproc-per-node=1", "tests/ctr/widths.py", *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
+def test_two_hosts_train_as_two_processes_of_one(
+    runs, tiny_store, repository, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(repository)
+    monkeypatch.setenv("PYTHONPATH", str(repository))
+    with Hosts() as hosts:
+        arguments = (str(tiny_store), str(tmp_path), "muse")
+        started = [hosts.start(host, *arguments) for host in (0, 1)]
+        said = [process.communicate(timeout=240)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], "\n".join(said)[-4000:]
+    assert losses(tmp_path / "muse") == losses(runs[2] / "muse")

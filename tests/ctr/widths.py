@@ -1,7 +1,8 @@
 """Child of test_widths: trains the same steps on however many processes torchrun starts.
 
-Under torchrun: `widths.py STORE OUT`. In one start, since a start takes seconds and a step of a
-small model milliseconds. Writes the samples' losses of each run, and what two processes sent.
+Under torchrun: `widths.py STORE OUT MODEL...`. In one start, since a start takes seconds and a step
+of a small model milliseconds. Two processes on one host also train with the pipeline on, and write
+how many ids they sent.
 """
 
 import json
@@ -60,13 +61,13 @@ class Wire:
 
 
 def main() -> None:
-    """Train every model; on two processes with the pipeline, too, and counting what is sent."""
-    store, out = sys.argv[1:]
+    """Train the models; on two processes with the pipeline, too, and counting what is sent."""
+    store, out, *models = sys.argv[1:]
     with initialize_config_dir(str(CONF), version_base="1.3"), process_group("cpu") as process:
         world_size = process.world_size
-        for model in MODELS:
+        for model in models:
             run(config_of(store, f"{out}/{model}", world_size, model), process)
-        if world_size != 2:
+        if process.local_world_size != 2:
             return
         wire = Wire()
         more = ["trainer.pipeline=true"]

@@ -113,7 +113,7 @@ RESUMING = (
 # Of a preparation; where no function is named, at any time.
 PREPARING = (
     Place("datasets.taobao_mm:prepare_tree", ("during",), (1, 1)),
-    Place("datasets.store:StoreWriter.add_split", _AROUND, (1, 2)),
+    Place("datasets.store:StoreWriter.describe_split", _AROUND, (1, 2)),
     Place("datasets.store:StoreWriter.finish", _ALL, (1, 1)),
     Place("datasets.store:file_digest", _AROUND, (1, 12)),
     Place("datasets.store:sync", _AROUND, (1, 20)),

@@ -150,7 +150,7 @@ def _is_of(unit: str, sequence: str) -> bool:
 
 
 def _similarities(network: Network, batch: Batch, events: list[int]) -> dict[int, float | None]:
-    if network.catalog.vectors is None or not events:
+    if not network.catalog.has_vectors or not events:
         return dict.fromkeys(events)
     index_BK = torch.tensor([events], device=batch.user_B.device)
     all_of_them = Retrieved(index_BK, torch.ones_like(index_BK, dtype=torch.bool))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import torch
@@ -38,7 +39,7 @@ class Searched(Pipeline):
         super().__init__(pipeline.network, pipeline.device, False, pipeline.stages)
         self.count = steps
 
-    def steps(self, loader: Loader) -> Iterator[Step]:
+    def steps(self, loader: Loader) -> Generator[Step]:
         """The loader's first steps."""
         ready: list[Step] = []
         for host in loader:
@@ -101,14 +102,13 @@ def _take(
     log = RunLog(folder, False, 0)
     stop, ends, ids = StopRequest(), [], []
     parts.model.train()
-    for step in parts.pipeline.steps(parts.loader):
-        ids.append(_ids(step))
-        taker.take(step, progress, log, stop)
-        if process.device.type == "cuda":
-            torch.cuda.synchronize(process.device)
-        ends.append(time.perf_counter())
-        if len(ends) == warmup + steps:
-            break
+    with closing(parts.pipeline.steps(parts.loader)) as every:
+        for step in islice(every, warmup + steps):
+            ids.append(_ids(step))
+            taker.take(step, progress, log, stop)
+            if process.device.type == "cuda":
+                torch.cuda.synchronize(process.device)
+            ends.append(time.perf_counter())
     if process.world_size > 1:
         dist.all_reduce(window.loss)
     first = ends[warmup - 1]

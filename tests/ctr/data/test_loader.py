@@ -68,7 +68,7 @@ def test_batch_holds_what_the_store_says(store):
             end = int(offsets[batch.user_B[i]] + batch.history_end_B[i])
             assert end <= int(offsets[batch.user_B[i] + 1])
             user, life_end = split.user[sample], int(split.history_end[sample])
-            life = store.history_item[store.history_offsets[user] :][:life_end]
+            life = store.history_item[0][store.history_offsets[user] :][:life_end]
             expected = life[-25:] if life_end else life
             assert batch.history_item_T[begin:end].tolist() == expected.tolist()
             assert int(batch.target_item_B[i]) == split.item[sample]

@@ -53,19 +53,19 @@ def test_a_whole_store_opens(tiny_store):
     manifest = json.loads((tiny_store / "manifest.json").read_text())
     store, train, features, vectors, inv_norm = read_all(tiny_store)
     assert len(store.history_offsets) == manifest["histories"]["records"] + 1
-    assert len(store.history_item) == manifest["histories"]["events"]
+    assert len(store.history_item[0]) == manifest["histories"]["events"]
     assert set(store.user_features) == {f["name"] for f in manifest["features"]["user"]}
     assert len(train) == manifest["splits"]["train"]["samples"]
     assert train.label.sum() == manifest["splits"]["train"]["positives"]
     assert vectors.shape == (manifest["tables"]["item"]["rows"], manifest["vectors"]["width"])
     assert (inv_norm > 0).sum() == manifest["vectors"]["items_with_vector"]
     assert set(features) == {"category", "brand", "shop"}
-    assert all(isinstance(a, np.memmap) for a in (store.history_item, train.item, vectors))
+    assert all(isinstance(a, np.memmap) for a in (store.history_item[0], train.item, vectors))
 
 
 def test_writing_to_an_array_never_reaches_the_file(damaged):
-    Store(damaged).history_item[:] = -1
-    assert (Store(damaged).history_item >= 0).all()
+    Store(damaged).history_item[0][:] = -1
+    assert (Store(damaged).history_item[0] >= 0).all()
 
 
 def test_no_vectors(damaged):
@@ -81,7 +81,7 @@ def test_a_store_without_events_opens(damaged):
     records = len(np.load(damaged / "users/history_offsets.npy"))
     np.save(damaged / "users/history_offsets.npy", np.zeros(records, dtype=np.int64))
     np.save(damaged / "users/history_item.npy", np.zeros(0, dtype=np.int32))
-    assert len(Store(damaged).history_item) == 0
+    assert len(Store(damaged).history_item[0]) == 0
 
 
 def test_an_event_column(damaged):

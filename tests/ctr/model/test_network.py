@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from ctr.config import ConfigError, EmbeddingConfig, ModelConfig
 from ctr.data.loader import BatchBuilder
@@ -181,3 +182,23 @@ def test_widths_that_do_not_fit(change, dim, named, store, catalog, config):
         build_network(store.schema, catalog, model, EmbeddingConfig(dim=dim))
     fitting = dataclasses.replace(model, heads=4, gsu="cosine")
     build_network(store.schema, catalog, fitting, EmbeddingConfig(dim=dim))
+
+
+@pytest.mark.parametrize("name", ["muse", "muse_qin"])
+def test_what_follows_the_lookups_is_one_graph_for_all_sizes(name, store, catalog, config):
+    """Traced and run as it is: a graph that inductor makes has other last bits."""
+    network = make(store, catalog, config, name).train()
+    builder = BatchBuilder(store, store.split("train"), 60)
+    batches = [builder.build(np.arange(n), n) for n in (200, 90, 151)]
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    expected = [network(batch) for batch in batches]
+    network.load_state_dict(state)
+    torch._dynamo.reset()
+    counters.clear()
+    network.compile_dense("eager")
+    for batch, logit_B in zip(batches, expected, strict=True):
+        found_B = network(batch)
+        torch.testing.assert_close(found_B, logit_B, rtol=0, atol=1e-6)
+        found_B.sum().backward()
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
