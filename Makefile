@@ -15,7 +15,7 @@ endif
 STAMP := .venv/.installed-$(DEVICE)
 LOCK := requirements/$(DEVICE).txt
 BIN := .venv/bin
-SOURCES := $(wildcard ctr kernels datasets tools)
+SOURCES := $(wildcard ctr kernels datasets remote tools)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test lint types format demo bench fuzz chaos clean

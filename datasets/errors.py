@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from remote.path import Location
 
 
 class DataError(ValueError):
@@ -13,7 +13,7 @@ def data_error(
     problem: str,
     advice: str,
     *,
-    file: Path | str | None = None,
+    file: Location | str | None = None,
     column: str | None = None,
     row: int | None = None,
     key: object = None,

@@ -22,10 +22,12 @@ from datasets.errors import data_error
 from datasets.events_config import Entities, EventLog, Feature, Vectors, read_config
 from datasets.manifest import check_destination
 from datasets.parquet import INTEGER, KEY, NUMBER, NUMBER_LIST, ParquetSource
+from datasets.remote_store import destination
 from datasets.samples import binary_labels
 from datasets.store import StoreWriter
 from datasets.vectors import VectorTable, vector_rows, write_vectors
 from datasets.vocab import Vocabulary, build_vocabulary, count_values
+from remote.path import Location, location
 
 TRAIN, VALID, TEST = 0, 1, 2
 SPLITS = {"train": TRAIN, "valid": VALID, "test": TEST}
@@ -81,7 +83,7 @@ def split_by_user(
     return split.astype(np.int8)
 
 
-def read_log(config: EventLog, source: Path) -> Log:
+def read_log(config: EventLog, source: Location) -> Log:
     """Read, sort and split the events.
 
     Args:
@@ -122,7 +124,7 @@ def read_log(config: EventLog, source: Path) -> Log:
     )
 
 
-def read_entities(entities: Entities, source: Path, unique: bool) -> pl.DataFrame | None:
+def read_entities(entities: Entities, source: Location, unique: bool) -> pl.DataFrame | None:
     """Read the table of users or items: column `key` and one column a feature.
 
     Args:
@@ -196,7 +198,7 @@ def _add_features(
         store.add_feature(kind, name, np.concatenate([np.zeros(1, np.int32), rows]))
 
 
-def _vector_table(vectors: Vectors, source: Path, items: pl.Series) -> VectorTable:
+def _vector_table(vectors: Vectors, source: Location, items: pl.Series) -> VectorTable:
     table = ParquetSource([source / vectors.file], {vectors.item: KEY, vectors.column: NUMBER_LIST})
     first = next(table.batches("vectors"), None)
     if first is None:
@@ -216,7 +218,7 @@ def _vector_table(vectors: Vectors, source: Path, items: pl.Series) -> VectorTab
 
 
 def prepare(
-    config: EventLog, source: Path, out: Path, *, overwrite: bool = False
+    config: EventLog, source: Location, out: Path, *, overwrite: bool = False
 ) -> dict[str, Any]:
     """Prepare a store from an event log.
 
@@ -266,7 +268,7 @@ def prepare(
 
 
 def _write_items(
-    store: StoreWriter, config: EventLog, source: Path, log: Log, table: pl.DataFrame | None
+    store: StoreWriter, config: EventLog, source: Location, log: Log, table: pl.DataFrame | None
 ) -> Vocabulary:
     if table is not None:
         distinct = table.unique("key", keep="first", maintain_order=True)
@@ -326,18 +328,17 @@ def main(argv: list[str] | None = None) -> int:
     """Command line: prepare a store from an event log."""
     parser = argparse.ArgumentParser(prog="datasets.events", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="YAML description of the log")
-    parser.add_argument("--source", type=Path, required=True, help="folder of its files")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the store")
+    parser.add_argument("--source", required=True, help="folder of its files, or its URL")
+    parser.add_argument("--out", required=True, help="folder of the store, or its URL")
     parser.add_argument("--overwrite", action="store_true")
     arguments = parser.parse_args(argv)
-    return run(
-        lambda: prepare(
-            read_config(arguments.config),
-            arguments.source,
-            arguments.out,
-            overwrite=arguments.overwrite,
-        )
-    )
+
+    def command() -> None:
+        config, source = read_config(arguments.config), location(arguments.source)
+        with destination(location(arguments.out), arguments.overwrite) as out:
+            prepare(config, source, out, overwrite=arguments.overwrite)
+
+    return run(command)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from datasets.errors import DataError, data_error
+from remote.path import Location, RemoteError
 
 FORMAT = "lifelong-ctr-store"
+# Of a store with one segment of histories, and with several.
 SCHEMA_VERSION = 1
+SEGMENTED_VERSION = 2
 MANIFEST = "manifest.json"
 _AGAIN = "Prepare the data set again with this version"
 
@@ -32,7 +35,7 @@ _SHAPE = {
         "event": _FEATURES,
         "sample?": _FEATURES,
     },
-    "histories": {"records": int, "events": int, "max_length": int},
+    "histories": {"records": int, "events": int, "max_length": int, "segments?": [int]},
     "vectors": {"width": int, "dtype": str, "items_with_vector": int},
     "splits": {
         str: {
@@ -44,6 +47,7 @@ _SHAPE = {
         }
     },
     "files": {str: {"bytes": int, "blake2b": str}},
+    "parents?": [str],
 }
 
 log = logging.getLogger(__name__)
@@ -65,21 +69,25 @@ def seal(manifest: Mapping[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Location, name: str = MANIFEST) -> dict[str, Any]:
     """Read a store's manifest and check that this code knows its schema.
 
     Args:
         path: the store's folder.
+        name: of the file in it.
 
     Raises:
+        RemoteError: a URL that cannot be read.
         DataError: no manifest, not a store, written under another schema version, changed since
             it was written, or an entry that is missing or of another kind.
     """
-    file = path / MANIFEST
+    file = path / name
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise data_error("no such file", "Give the folder of a prepared store", file=file) from None
+    except RemoteError:
+        raise
     except OSError as error:
         raise data_error(f"cannot be read ({error.strerror})", _AGAIN, file=file) from None
     except (ValueError, RecursionError) as error:
@@ -87,8 +95,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise data_error(f"not a {FORMAT}", "Give the folder of a prepared store", file=file)
     version = manifest.get("schema_version")
-    if version != SCHEMA_VERSION:
-        problem = f"the store has schema version {version}, this code reads {SCHEMA_VERSION}"
+    if version not in (SCHEMA_VERSION, SEGMENTED_VERSION):
+        known = f"{SCHEMA_VERSION} and {SEGMENTED_VERSION}"
+        problem = f"the store has schema version {version}, this code reads {known}"
         raise data_error(problem, _AGAIN, file=file)
     # Stores of the first releases have none.
     if "checksum" in manifest and manifest["checksum"] != seal(manifest):
@@ -97,15 +106,16 @@ def read_manifest(path: Path) -> dict[str, Any]:
     _check_shape(manifest, shape, file, "")
     _check_names(manifest, file)
     _check_options(manifest, file)
+    _check_segments(manifest, file)
     return manifest
 
 
-def _wrong_kind(file: Path, where: str, value: object) -> DataError:
+def _wrong_kind(file: Location, where: str, value: object) -> DataError:
     problem = f"cannot be {repr(value)[:60]}"
     return data_error(problem, _AGAIN, file=file, key=where or "(top)")
 
 
-def _check_shape(value: Any, shape: Any, file: Path, where: str) -> None:
+def _check_shape(value: Any, shape: Any, file: Location, where: str) -> None:
     """Compare a value with what `_SHAPE` says; keys that it does not name are not looked at."""
     if isinstance(shape, dict):
         if not isinstance(value, dict):
@@ -139,7 +149,7 @@ def is_plain(name: str) -> bool:
     return name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
 
 
-def _check_names(manifest: dict[str, Any], file: Path) -> None:
+def _check_names(manifest: dict[str, Any], file: Location) -> None:
     features = [f for kind in _FEATURE_KINDS for f in manifest["features"].get(kind, [])]
     for name in [*manifest["tables"], *manifest["splits"], *(f["name"] for f in features)]:
         if not is_plain(name):
@@ -152,7 +162,7 @@ def _check_names(manifest: dict[str, Any], file: Path) -> None:
         raise data_error("entry is missing", _AGAIN, file=file, key="tables.item")
 
 
-def _check_options(manifest: dict[str, Any], file: Path) -> None:
+def _check_options(manifest: dict[str, Any], file: Location) -> None:
     """What `_SHAPE` cannot say: how entries that may be left out hang together."""
     for kind in _FEATURE_KINDS:
         for feature in manifest["features"].get(kind, []):
@@ -164,6 +174,39 @@ def _check_options(manifest: dict[str, Any], file: Path) -> None:
         if is_labelled(split) != ("positives" in split):
             problem = "positives belong to a split with labels, and only to one"
             raise data_error(problem, _AGAIN, file=file, key=f"splits.{name}")
+
+
+def _check_segments(manifest: dict[str, Any], file: Location) -> None:
+    """Segments and parents come together, one more of those, in the version that has them."""
+    histories, parents = manifest["histories"], manifest.get("parents", [])
+    segments, key = histories.get("segments"), "histories.segments"
+    if (segments is not None) != (manifest["schema_version"] == SEGMENTED_VERSION):
+        problem = f"segments belong to schema version {SEGMENTED_VERSION}, and only to it"
+        raise data_error(problem, _AGAIN, file=file, key=key)
+    if segments is None:
+        segments = [histories["events"]]
+    if len(segments) != len(parents) + 1:
+        problem = f"{len(segments)} segments after {len(parents)} parents"
+        raise data_error(problem, _AGAIN, file=file, key=key)
+    if sum(segments) != histories["events"]:
+        problem = f"segments of {sum(segments)} events, all histories have {histories['events']}"
+        raise data_error(problem, _AGAIN, file=file, key=key)
+
+
+def history_segments(manifest: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Folder and events of each segment of the histories, in order.
+
+    Args:
+        manifest: of the store.
+    """
+    histories = manifest["histories"]
+    sizes = histories.get("segments") or [histories["events"]]
+    return [(segment_folder(number), size) for number, size in enumerate(sizes)]
+
+
+def segment_folder(number: int) -> str:
+    """Folder of the events of a segment, within the store."""
+    return f"users/segment_{number}" if number else "users"
 
 
 def is_labelled(split: Mapping[str, Any]) -> bool:
@@ -216,7 +259,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def check_destination(path: Path, overwrite: bool) -> None:
+def check_destination(path: Location, overwrite: bool) -> None:
     """Refuse to write over what is there; only a store may be replaced, and only when asked.
 
     Args:

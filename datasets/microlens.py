@@ -32,16 +32,18 @@ from datasets.microlens_tables import (
     read_vectors,
 )
 from datasets.npy import NpyAppender
+from datasets.remote_store import destination
 from datasets.sequences import Records, Sequences
 from datasets.store import StoreWriter
 from datasets.vectors import write_vectors
 from datasets.vocab import Vocabulary, build_vocabulary, count_values
+from remote.path import Location, location
 
 log = logging.getLogger(__name__)
 
 
 def prepare(
-    source: Path, out: Path, *, with_user_id: bool = False, overwrite: bool = False
+    source: Location, out: Path, *, with_user_id: bool = False, overwrite: bool = False
 ) -> dict[str, Any]:
     """Prepare a store from the four tables.
 
@@ -156,8 +158,8 @@ def _write_splits(
 def main(argv: list[str] | None = None) -> int:
     """Command line: prepare a store from MicroLens_1M_x1."""
     parser = argparse.ArgumentParser(prog="datasets.microlens", description=__doc__)
-    parser.add_argument("--source", type=Path, required=True, help="folder of the four tables")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the store")
+    parser.add_argument("--source", required=True, help="folder of the four tables, or its URL")
+    parser.add_argument("--out", required=True, help="folder of the store, or its URL")
     parser.add_argument(
         "--user-id",
         action="store_true",
@@ -166,14 +168,13 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--overwrite", action="store_true")
     arguments = parser.parse_args(argv)
-    return run(
-        lambda: prepare(
-            arguments.source,
-            arguments.out,
-            with_user_id=arguments.user_id,
-            overwrite=arguments.overwrite,
-        )
-    )
+
+    def command() -> None:
+        source, overwrite = location(arguments.source), arguments.overwrite
+        with destination(location(arguments.out), overwrite) as out:
+            prepare(source, out, with_user_id=arguments.user_id, overwrite=overwrite)
+
+    return run(command)
 
 
 if __name__ == "__main__":

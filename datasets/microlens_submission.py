@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from datasets.command import run
@@ -20,12 +19,13 @@ from datasets.errors import data_error
 from datasets.manifest import sync
 from datasets.microlens_tables import open_table
 from datasets.parquet import INTEGER, NUMBER, Batch, ParquetSource
+from remote.path import Location, location
 
 CSV_NAME = "prediction.csv"
 _ID = "ID"
 
 
-def read_ids(source: Path) -> NDArray[np.int64]:
+def read_ids(source: Location) -> NDArray[np.int64]:
     """What the challenge calls each row of `test`: its `ID`, else its place: int64 [n].
 
     Args:
@@ -36,7 +36,7 @@ def read_ids(source: Path) -> NDArray[np.int64]:
     """
     table = open_table(source, "test", "item_id")
     file = table.files[0]
-    if _ID not in pq.read_schema(file).names:
+    if _ID not in table.names:
         return np.arange(table.rows)
     batches = open_table(source, "test", _ID).batches("IDs")
     ids = np.concatenate([batch.integers(_ID) for batch in batches])
@@ -94,7 +94,7 @@ def read_scores(predictions: Path, rows: int) -> NDArray[Any]:
 
 
 def write_submission(
-    source: Path, predictions: Path, out: Path, *, overwrite: bool = False
+    source: Location, predictions: Path, out: Path, *, overwrite: bool = False
 ) -> None:
     """Check predictions and write the submission; equal predictions give equal bytes.
 
@@ -131,12 +131,13 @@ def write_submission(
 def main(argv: list[str] | None = None) -> int:
     """Command line: write the submission of some predictions."""
     parser = argparse.ArgumentParser(prog="datasets.microlens_submission", description=__doc__)
-    parser.add_argument("--source", type=Path, required=True, help="folder of the raw tables")
+    parser.add_argument("--source", required=True, help="folder of the raw tables")
     parser.add_argument("--predictions", type=Path, required=True, help="Parquet file")
     parser.add_argument("--out", type=Path, required=True, help="zip file to write")
     parser.add_argument("--overwrite", action="store_true")
-    arguments = parser.parse_args(argv)
-    return run(lambda: write_submission(**vars(arguments)))
+    arguments = vars(parser.parse_args(argv))
+    source = arguments.pop("source")
+    return run(lambda: write_submission(location(source), **arguments))
 
 
 if __name__ == "__main__":

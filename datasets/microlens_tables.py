@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from datasets.parquet import (
 )
 from datasets.samples import binary_labels
 from datasets.vectors import VectorTable, vector_rows
+from remote.path import Location
 
 MISSING = 0
 TAGS = 5
@@ -89,7 +89,7 @@ class ItemInfo:
     repeats: int
 
 
-def open_table(source: Path, table: str, *columns: str) -> ParquetSource:
+def open_table(source: Location, table: str, *columns: str) -> ParquetSource:
     """Open a file of the source.
 
     Args:
@@ -206,7 +206,7 @@ def read_item_info(table: ParquetSource) -> ItemInfo:
     return ItemInfo(item[kept], tag[kept], len(item) - len(first))
 
 
-def read_vectors(source: Path) -> VectorTable:
+def read_vectors(source: Location) -> VectorTable:
     """The content vectors, float32 [VECTOR_WIDTH], read as they are asked for.
 
     Args:

@@ -1,7 +1,12 @@
-"""A .npy file that grows: written piece by piece, so that an array need not fit in memory."""
+"""Files of .npy written piece by piece, so that an array need not fit in memory.
+
+One grows at its end; another has its full length from the start, and its rows are written in any
+order, by several processes at once.
+"""
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from pathlib import Path
@@ -15,10 +20,52 @@ _HEADER_BYTES = 128
 
 def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     """Header of format 1.0, always 128 bytes long, so that any length fits in the same place."""
-    fields = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    descr = np.lib.format.dtype_to_descr(dtype)
+    # As numpy itself writes it, to the byte.
+    fields = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
     room = _HEADER_BYTES - 10
-    text = repr(fields).ljust(room - 1) + "\n"
+    text = fields.ljust(room - 1) + "\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", room) + text.encode("latin1")
+
+
+def create(path: Path, dtype: DTypeLike, *shape: int) -> None:
+    """Make an array of zeros, to be filled by `write_rows`.
+
+    Args:
+        path: file to create.
+        dtype: element type.
+        shape: [n] or [n, width].
+    """
+    kind = np.dtype(dtype).newbyteorder("<")
+    with path.open("wb") as file:
+        file.write(_header(kind, shape))
+        file.truncate(_HEADER_BYTES + kind.itemsize * math.prod(shape))
+
+
+def write_rows(path: Path, start: int, values: NDArray[Any]) -> None:
+    """Write some rows of a file that `create` made; other processes may write others meanwhile.
+
+    Args:
+        path: the file.
+        start: first row to write.
+        values: [n] or [n, width], of the file's own dtype and width.
+    """
+    row = values.itemsize * math.prod(values.shape[1:])
+    with path.open("r+b") as file:
+        file.seek(_HEADER_BYTES + start * row)
+        file.write(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).data)
+
+
+def read_rows(path: Path, start: int, stop: int) -> NDArray[Any]:
+    """Read rows [start, stop) of a .npy file, fewer where it ends before.
+
+    A memory map would do so too, but what it touched stays in the process's memory.
+    """
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    row = math.prod(array.shape[1:])
+    count = max(0, min(stop, len(array)) - start) * row
+    offset = array.offset + start * row * array.itemsize
+    return np.fromfile(path, array.dtype, count, offset=offset).reshape(-1, *array.shape[1:])
 
 
 class NpyAppender:

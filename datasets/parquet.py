@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from datasets.errors import DataError, data_error
+from remote.path import Location, RemotePath
 
 INTEGER = "integer"
 NUMBER = "number"
@@ -56,7 +57,7 @@ class Batch:
         places: where its rows are counted from `first_row`, where rows have been left out.
     """
 
-    file: Path
+    file: Location
     first_row: int
     data: pa.RecordBatch
     places: NDArray[np.int64] | None = None
@@ -198,28 +199,55 @@ class Batch:
         return values.to_numpy(zero_copy_only=False), lengths
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Some consecutive rows of one file of a table, small enough for one task.
+
+    Args:
+        file: which of the table's files.
+        groups: row groups [first, last) of a Parquet file.
+        first_row: place of the first row in the file.
+        rows: how many.
+    """
+
+    file: int
+    groups: tuple[int, int]
+    first_row: int
+    rows: int
+
+
 class ParquetSource:
     """One table kept in one or several Parquet files, read column by column in batches.
 
     Args:
-        files: the files, in order.
+        files: the files, in order; of a URL only the columns that are wanted are fetched, one row
+            group at a time.
         columns: wanted columns: name in the file -> INTEGER, NUMBER, TEXT, KEY,
             INTEGER_LIST or NUMBER_LIST.
+
+    Attributes:
+        rows: of all files.
+        names: all columns of the first file.
 
     Raises:
         DataError: a file is missing or damaged, or a column is missing or of another type.
     """
 
-    def __init__(self, files: list[Path], columns: Mapping[str, str]) -> None:
-        self.files = files
+    def __init__(self, files: Sequence[Location], columns: Mapping[str, str]) -> None:
+        self.files = list(files)
         self.columns = list(columns)
         self.rows = 0
+        self.names: list[str] = []
         self._batch_rows: list[int] = []
+        self._group_rows: list[list[int]] = []
         for file in files:
             with _open(file) as opened:
                 _check_schema(file, opened.schema_arrow, columns)
+                self.names = self.names or list(opened.schema_arrow.names)
                 self.rows += opened.metadata.num_rows
                 self._batch_rows.append(_rows_per_batch(opened.metadata, self.columns))
+                groups = range(opened.metadata.num_row_groups)
+                self._group_rows.append([opened.metadata.row_group(g).num_rows for g in groups])
 
     def batches(self, about: str) -> Iterator[Batch]:
         """Read the files in order, with a progress bar on a terminal.
@@ -238,36 +266,79 @@ class ParquetSource:
                     first += data.num_rows
                     bar.update(data.num_rows)
 
+    def pieces(self, batches: int) -> list[Piece]:
+        """Cut the table into pieces of whole row groups, in order.
 
-def _open(file: Path) -> pq.ParquetFile:
+        Args:
+            batches: how many a piece should make, row groups allowing.
+        """
+        pieces = []
+        for file, (size, rows) in enumerate(zip(self._batch_rows, self._group_rows, strict=True)):
+            first_group = first_row = held = 0
+            for group, count in enumerate(rows):
+                held += count
+                if held >= batches * size or group == len(rows) - 1:
+                    pieces.append(Piece(file, (first_group, group + 1), first_row, held))
+                    first_group, first_row, held = group + 1, first_row + held, 0
+        return pieces
+
+    def read(self, piece: Piece, share: float = 1.0) -> Iterator[Batch]:
+        """Read a piece in batches.
+
+        Args:
+            piece: of this table.
+            share: size of a batch in that of `batches`, where memory asks for less.
+
+        Raises:
+            DataError: the file turns out to be damaged.
+        """
+        file, first = self.files[piece.file], piece.first_row
+        size = max(1, int(self._batch_rows[piece.file] * share))
+        for data in _record_batches(file, size, self.columns, range(*piece.groups)):
+            yield Batch(file, first, data)
+            first += data.num_rows
+
+
+@contextmanager
+def _open(file: Location) -> Iterator[pq.ParquetFile]:
+    """A file, opened; what goes wrong while it is read becomes a DataError."""
     if not file.is_file():
         raise data_error("no such file", "Check the path of the source", file=file)
     try:
-        # Of pages that were written with a checksum; others are read as they are.
-        return pq.ParquetFile(file, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(file, error) from None
+        # Checksums are those of pages that were written with one; others are read as they are. Read
+        # ahead, Arrow would fetch a column of all row groups at once.
+        with (
+            file.open() if isinstance(file, RemotePath) else nullcontext(file) as content,
+            pq.ParquetFile(
+                content, pre_buffer=content is file, page_checksum_verification=True
+            ) as table,
+        ):
+            yield table
+    except DataError:
+        raise
+    except Exception as error:
+        # Arrow's own are ArrowException and plain OSError; a protocol's package has others.
+        own = isinstance(error, pa.ArrowException) or type(error) is OSError
+        if isinstance(file, RemotePath) and not own:
+            raise file.failure(error) from None
+        if own or isinstance(error, OSError):
+            raise _damaged(file, error) from None
+        raise
 
 
-def _damaged(file: Path, error: Exception) -> DataError:
+def _damaged(file: Location, error: Exception) -> DataError:
     problem = f"cannot be read, it is truncated or damaged ({str(error).splitlines()[0]})"
     return data_error(problem, _FETCH_AGAIN, file=file)
 
 
-def _record_batches(file: Path, size: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+def _record_batches(
+    file: Location, size: int, columns: list[str], groups: Sequence[int] | None = None
+) -> Iterator[pa.RecordBatch]:
     with _open(file) as opened:
-        batches = opened.iter_batches(batch_size=size, columns=columns)
-        while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except (pa.ArrowException, OSError) as error:
-                raise _damaged(file, error) from None
-            yield batch
+        yield from opened.iter_batches(batch_size=size, columns=columns, row_groups=groups)
 
 
-def _check_schema(file: Path, schema: pa.Schema, columns: Mapping[str, str]) -> None:
+def _check_schema(file: Location, schema: pa.Schema, columns: Mapping[str, str]) -> None:
     for column, wanted in columns.items():
         if column not in schema.names:
             problem = f"no such column; the file has {', '.join(schema.names)}"
@@ -294,7 +365,7 @@ def _rows_per_batch(metadata: pq.FileMetaData, columns: list[str]) -> int:
     return max(1, min(_MAX_BATCH_ROWS, int(_BATCH_VALUES / mean)))
 
 
-def find_files(folder: Path, stem: str) -> list[Path]:
+def find_files(folder: Location, stem: str) -> list[Location]:
     """Files of one table: `stem*.parquet`, each a file or a folder of Parquet files.
 
     Args:
@@ -304,10 +375,21 @@ def find_files(folder: Path, stem: str) -> list[Path]:
     Raises:
         DataError: there are none.
     """
-    files: list[Path] = []
+    files: list[Location] = []
     for path in sorted([*folder.glob(f"{stem}*.parquet"), *folder.glob(stem)]):
         files.extend(sorted(path.rglob("*.parquet")) if path.is_dir() else [path])
     if not files:
         problem = f"neither a file {stem}*.parquet nor a folder {stem} with Parquet files"
         raise data_error(problem, "Check the path of the source", file=folder / f"{stem}.parquet")
     return files
+
+
+def file_sizes(files: Sequence[Location], folder: Location) -> dict[str, int]:
+    """Size of each file in bytes, by its name within a folder.
+
+    Args:
+        files: in the folder or below it.
+        folder: of the source.
+    """
+    # As text: a local path and a URL say differently what follows a folder.
+    return {str(file).removeprefix(f"{folder}/"): file.stat().st_size for file in files}

@@ -7,9 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from datasets.errors import data_error
+from datasets.npy import create
+
+
+def reserve_split(folder: Path, columns: Mapping[str, DTypeLike], samples: int) -> None:
+    """Make the files of a split, zeros, for samples that are sorted and written in parts.
+
+    Args:
+        folder: of the split, made here.
+        columns: dtypes by the names of the files.
+        samples: how many.
+    """
+    folder.mkdir()
+    for name, dtype in columns.items():
+        create(folder / f"{name}.npy", dtype, samples)
 
 
 def write_split(folder: Path, columns: Mapping[str, NDArray[Any] | None]) -> dict[str, Any]:

@@ -7,12 +7,13 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import DTypeLike, NDArray
 
 from datasets.command import run
@@ -30,11 +31,14 @@ from datasets.manifest import (
     temporary_folder,
 )
 from datasets.norms import inverse_norms
-from datasets.splits import write_split
+from datasets.npy import NpyAppender, create, read_rows
+from datasets.splits import reserve_split, write_split
 from datasets.verify import verify
-from datasets.vocab import Vocabulary
+from datasets.vocab import Vocabulary, write_vocabulary
+from remote.path import location
 
 _CHUNK_ROWS = 1 << 16
+_SCRATCH = "scratch"
 
 log = logging.getLogger(__name__)
 
@@ -111,10 +115,31 @@ class StoreWriter:
         Raises:
             ValueError: the table has been written before.
         """
+        whole = [(vocabulary.raw, vocabulary.count)]
+        self.add_table_parts(table, vocabulary.size - 1, whole, vocabulary.raw.dtype)
+
+    def add_table_parts(
+        self,
+        table: str,
+        size: int,
+        parts: Iterable[tuple[pl.Series, pl.Series]],
+        dtype: pl.DataType | type[pl.DataType] = pl.Int64,
+    ) -> None:
+        """Write a vocabulary that need not fit in memory.
+
+        Args:
+            table: its name.
+            size: how many ids it has.
+            parts: ids and counts (`datasets.vocab.write_vocabulary`).
+            dtype: of the ids.
+
+        Raises:
+            ValueError: the table has been written before.
+        """
         if table in self._manifest["tables"]:
             raise ValueError(f"table {table} written twice")
-        vocabulary.frame().write_parquet(self.folder / "vocab" / f"{table}.parquet")
-        self._manifest["tables"][table] = {"rows": vocabulary.size}
+        write_vocabulary(self.folder / "vocab" / f"{table}.parquet", dtype, parts)
+        self._manifest["tables"][table] = {"rows": size + 1}
 
     def add_feature(
         self, kind: str, name: str, rows: NDArray[np.int32], table: str | None = None
@@ -137,6 +162,22 @@ class StoreWriter:
             entry["width"] = rows.shape[1]
         np.save(self.folder / f"{kind}s" / f"feature_{name}.npy", rows.astype(np.int32, copy=False))
         self._manifest["features"][kind].append(entry)
+
+    def reserve_feature(self, kind: str, name: str, rows: int) -> Path:
+        """Make a feature of no list, zeros, to be filled by `datasets.npy.write_rows`.
+
+        Args:
+            kind: "user" or "item".
+            name: of the feature and its table.
+            rows: user records or rows of table `item`.
+
+        Returns:
+            Its file.
+        """
+        file = self.folder / f"{kind}s" / f"feature_{name}.npy"
+        create(file, np.int32, rows)
+        self._manifest["features"][kind].append({"name": name, "table": name})
+        return file
 
     def sample_features(self, tables: Mapping[str, str]) -> None:
         """Announce features of samples, which every split then has to bring.
@@ -161,6 +202,38 @@ class StoreWriter:
         ]
         return self._histories
 
+    def reserve_histories(self, records: int, events: int, max_length: int) -> Path:
+        """Make histories without side columns, zeros, to be filled by `datasets.npy.write_rows`.
+
+        Args:
+            records: user records, the unknown one included.
+            events: of all of them.
+            max_length: events of the longest.
+
+        Returns:
+            The folder of `history_offsets.npy` and `history_item.npy`.
+        """
+        folder = self.folder / "users"
+        create(folder / "history_offsets.npy", np.int64, records + 1)
+        create(folder / "history_item.npy", np.int32, events)
+        counted = {"records": records, "events": events, "max_length": max_length}
+        self._manifest["histories"] = counted
+        return folder
+
+    def reserve_vectors(self, rows: int, width: int, dtype: DTypeLike) -> Path:
+        """Make the file of item vectors, zeros, to be filled by `datasets.npy.write_rows`.
+
+        Args:
+            rows: rows of table `item`.
+            width: entries of a vector.
+            dtype: int8, float16 or float32.
+        """
+        file = self.folder / "items" / "vectors.npy"
+        create(file, dtype, rows, width)
+        kind = np.dtype(dtype).name
+        self._manifest["vectors"] = {"width": width, "dtype": kind, "items_with_vector": 0}
+        return file
+
     def vectors(self, rows: int, width: int, dtype: DTypeLike) -> NDArray[Any]:
         """Make the array of item vectors, all zeros, to be filled in place.
 
@@ -169,11 +242,9 @@ class StoreWriter:
             width: entries of a vector.
             dtype: int8, float16 or float32.
         """
-        kind = np.dtype(dtype)
-        self._manifest["vectors"] = {"width": width, "dtype": kind.name, "items_with_vector": 0}
-        return np.lib.format.open_memmap(
-            self.folder / "items" / "vectors.npy", mode="w+", dtype=kind, shape=(rows, width)
-        )
+        file = self.reserve_vectors(rows, width, dtype)
+        array: NDArray[Any] = np.load(file, mmap_mode="r+", allow_pickle=False)
+        return array
 
     def add_split(
         self,
@@ -216,29 +287,60 @@ class StoreWriter:
         folder = self.folder / "splits" / split
         self._manifest["splits"][split] = write_split(folder, columns)
 
+    def reserve_split(self, split: str, columns: Mapping[str, DTypeLike], samples: int) -> Path:
+        """Make the files of a labelled split, zeros; `describe_split` says what was written.
+
+        Args:
+            split: its name.
+            columns: dtypes by the names of the files.
+            samples: how many.
+
+        Returns:
+            Its folder.
+        """
+        folder = self.folder / "splits" / split
+        reserve_split(folder, columns, samples)
+        return folder
+
+    def describe_split(self, split: str, samples: int, positives: int, users: int) -> None:
+        """Enter a split whose files were filled in parts.
+
+        Args:
+            split: its name.
+            samples: how many.
+            positives: of them.
+            users: distinct records.
+        """
+        entry = {"samples": samples, "positives": positives, "users": users}
+        self._manifest["splits"][split] = entry
+
+    def scratch(self) -> Path:
+        """A folder for what is spilled meanwhile; `finish` removes it."""
+        folder = self.folder / _SCRATCH
+        folder.mkdir(exist_ok=True)
+        return folder
+
     def finish(self) -> dict[str, Any]:
         """Flush everything, write the manifest and move the store to its place.
 
         Returns:
             The manifest.
         """
-        if self._histories is None:
+        if self._histories is not None:
+            self._histories.close()
+            self._manifest["histories"] = {
+                "records": self._histories.records,
+                "events": self._histories.events,
+                "max_length": self._histories.max_length,
+            }
+        if not self._manifest["histories"]:
             raise ValueError("a store needs histories")
-        self._histories.close()
-        self._manifest["histories"] = {
-            "records": self._histories.records,
-            "events": self._histories.events,
-            "max_length": self._histories.max_length,
-        }
+        shutil.rmtree(self.folder / _SCRATCH, ignore_errors=True)
         if self._manifest["vectors"] is not None:
             self._manifest["vectors"]["items_with_vector"] = self._write_inverse_norms()
         files = sorted(path for path in self.folder.rglob("*") if path.is_file())
         self._manifest["files"] = {
-            path.relative_to(self.folder).as_posix(): {
-                "bytes": path.stat().st_size,
-                "blake2b": file_digest(path),
-            }
-            for path in files
+            path.relative_to(self.folder).as_posix(): self._describe(path) for path in files
         }
         self._manifest["checksum"] = seal(self._manifest)
         text = json.dumps(self._manifest, indent=2, ensure_ascii=False)
@@ -249,15 +351,23 @@ class StoreWriter:
         self._move_into_place()
         return self._manifest
 
+    def _describe(self, file: Path) -> dict[str, Any]:
+        """Entry of a file of the store in the manifest."""
+        return {"bytes": file.stat().st_size, "blake2b": file_digest(file)}
+
     def _write_inverse_norms(self) -> int:
-        vectors = np.load(self.folder / "items" / "vectors.npy", mmap_mode="r")
-        inverse = np.zeros(len(vectors), np.float32)
-        for start in range(0, len(vectors), _CHUNK_ROWS):
-            inverse[start : start + _CHUNK_ROWS] = inverse_norms(
-                vectors[start : start + _CHUNK_ROWS]
+        inverse = NpyAppender(self.folder / "items" / "vector_inv_norm.npy", np.float32)
+        having = 0
+        while len(
+            vectors := read_rows(
+                self.folder / "items" / "vectors.npy", inverse.rows, inverse.rows + _CHUNK_ROWS
             )
-        np.save(self.folder / "items" / "vector_inv_norm.npy", inverse)
-        return int(np.count_nonzero(inverse))
+        ):
+            norms = inverse_norms(vectors)
+            inverse.append(norms)
+            having += int(np.count_nonzero(norms))
+        inverse.close()
+        return having
 
     def _move_into_place(self) -> None:
         old = temporary_folder(self.path, ".old")
@@ -273,15 +383,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="datasets.store", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, about in (("verify", "check every file"), ("info", "print what is inside")):
-        commands.add_parser(name, help=about).add_argument("path", type=Path)
+        commands.add_parser(name, help=about).add_argument("path", help="folder or URL")
     arguments = parser.parse_args(argv)
 
     def command() -> None:
+        path = location(arguments.path)
         if arguments.command == "verify":
-            verify(arguments.path)
-            print(f"{arguments.path}: ok")
+            verify(path)
+            print(f"{path}: ok")
         else:
-            manifest = read_manifest(arguments.path)
+            manifest = read_manifest(path)
             manifest.pop("files")
             print(json.dumps(manifest, indent=2, ensure_ascii=False))
 

@@ -10,27 +10,35 @@ import argparse
 import logging
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 from numpy.typing import DTypeLike, NDArray
 
 from datasets.command import run
-from datasets.errors import data_error
+from datasets.counting import MISSING
+from datasets.errors import DataError, data_error
 from datasets.parquet import (
     INTEGER,
     INTEGER_LIST,
     NUMBER_LIST,
     Batch,
     ParquetSource,
+    Piece,
+    file_sizes,
     find_files,
 )
-from datasets.samples import Samples, concatenate, one_hot_labels
-from datasets.snapshots import MISSING, Options, Snapshots, prepare
-from datasets.vectors import VectorTable, vector_rows
+from datasets.partitions.budget import Budget, parse_memory
+from datasets.partitions.engine import ENGINES, open_engine
+from datasets.partitions.source import Snapshots, VectorKind
+from datasets.remote_store import destination, mapped_array
+from datasets.samples import Samples, one_hot_labels
+from datasets.snapshots import Means, Options, prepare
+from datasets.vectors import vector_rows
+from remote.path import Location, RemoteError, location
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +77,22 @@ TABLES = {
     "item_features": ("item", *ITEM_FEATURES),
     "scl_embedding_int8_p90": ("item", "vector"),
 }
+
+_RAW_TABLES = {
+    "train_users": "train_user_features",
+    "test_users": "test_user_features",
+    "items": "item_features",
+    "vectors": "scl_embedding_int8_p90",
+}
+_JOINED_TABLES = {
+    "samples": TABLES["train_samples"],
+    "users": TABLES["train_user_features"],
+    "ids": ("user_id",),
+    "items": TABLES["item_features"],
+}
+# Of the largest size that is read at once; a piece is the work of one task.
+_BATCHES_A_PIECE = 4
+_VECTORS_A_PIECE = 1 << 18
 
 
 def raw_schema(table: str) -> pa.Schema:
@@ -116,24 +140,9 @@ def _snapshots(batch: Batch) -> Snapshots:
     )
 
 
-def _feature_frame(batches: Iterator[Batch]) -> pl.DataFrame:
-    """Distinct rows that say something, in order of first sight."""
-    total = pl.DataFrame(schema=dict.fromkeys(("item", *ITEM_FEATURES), pl.Int64))
-    for batch in batches:
-        columns = {"item": batch.integers(RAW["item"])}
-        columns |= {word: batch.integers(RAW[word], null=MISSING) for word in ITEM_FEATURES}
-        told = pl.any_horizontal(pl.col(word) != MISSING for word in ITEM_FEATURES)
-        part = pl.DataFrame(columns).filter(told)
-        total = pl.concat([total, part]).unique(maintain_order=True)
-    return total
-
-
-def _vector_batches(table: ParquetSource) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int8]]]:
-    for batch in table.batches("vectors"):
-        yield (
-            batch.integers(RAW["item"]),
-            vector_rows(batch, RAW["vector"], VECTOR_WIDTH, np.int8),
-        )
+def _features(batch: Batch) -> dict[str, NDArray[np.int64]]:
+    columns = {"item": batch.integers(RAW["item"])}
+    return columns | {word: batch.integers(RAW[word], null=MISSING) for word in ITEM_FEATURES}
 
 
 class RawTaobaoMM:
@@ -147,42 +156,60 @@ class RawTaobaoMM:
     """
 
     profile: tuple[str, ...] = PROFILE
+    features: tuple[str, ...] = ITEM_FEATURES
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Location) -> None:
         self.path = path
         self._tables = {
             table: ParquetSource(find_files(path, table), _columns(words))
             for table, words in TABLES.items()
         }
+        vectors = self._tables["scl_embedding_int8_p90"]
+        self._vector_keys = ParquetSource(vectors.files, _columns(("item",)))
 
     def files(self) -> dict[str, int]:
         """Files read, by name, with their sizes in bytes."""
         files = [file for table in self._tables.values() for file in table.files]
-        return {str(file.relative_to(self.path)): file.stat().st_size for file in files}
+        return file_sizes(files, self.path)
 
-    def samples(self, split: str) -> Samples:
-        """All samples of a split."""
-        batches = self._tables[f"{split}_samples"].batches(f"{split} samples")
-        return concatenate([_samples(batch) for batch in batches])
+    def pieces(self, table: str) -> list[Piece]:
+        """A table cut into pieces, in order."""
+        return self._tables[_RAW_TABLES.get(table, table)].pieces(_BATCHES_A_PIECE)
 
-    def snapshots(self, split: str) -> Iterator[Snapshots]:
-        """Users of a split, in batches."""
-        for batch in self._tables[f"{split}_user_features"].batches(f"{split} users"):
-            yield _snapshots(batch)
+    def samples(self, split: str, piece: Piece) -> Iterator[Samples]:
+        """Samples of a piece of a split, in batches."""
+        return map(_samples, self._tables[f"{split}_samples"].read(piece))
+
+    def snapshots(self, split: str, piece: Piece, share: float) -> Iterator[Snapshots]:
+        """Users of a piece of a split, in batches."""
+        return map(_snapshots, self._tables[f"{split}_user_features"].read(piece, share))
+
+    def changed_history(self, split: str, piece: Piece) -> DataError:
+        """Cannot be: every user has one row."""
+        raise NotImplementedError
 
     def users_place(self, split: str) -> str:
         """File of the users of a split."""
         first = self._tables[f"{split}_user_features"].files[0]
         return f"{first}, column '{RAW['user_id']}'"
 
-    def item_features(self) -> pl.DataFrame:
-        """Columns item, category, brand and shop."""
-        return _feature_frame(self._tables["item_features"].batches("item features"))
+    def item_features(self, piece: Piece) -> Iterator[dict[str, NDArray[np.int64]]]:
+        """Columns item, category, brand and shop of a piece, in batches."""
+        return map(_features, self._tables["item_features"].read(piece))
 
-    def vectors(self) -> VectorTable:
-        """Vectors of the SCL encoder, int8 [128]."""
-        table = self._tables["scl_embedding_int8_p90"]
-        return VectorTable(VECTOR_WIDTH, np.int8, _vector_batches(table))
+    def vector_kind(self) -> VectorKind:
+        """Vectors of the SCL encoder."""
+        return VectorKind(VECTOR_WIDTH, np.int8)
+
+    def vector_keys(self, piece: Piece) -> Iterator[NDArray[np.int64]]:
+        """Items of a piece of the vectors, in batches."""
+        for batch in self._vector_keys.read(piece):
+            yield batch.integers(RAW["item"])
+
+    def vectors(self, piece: Piece) -> Iterator[NDArray[Any]]:
+        """Vectors of a piece, in batches, int8 [n, 128]."""
+        for batch in self._tables["scl_embedding_int8_p90"].read(piece):
+            yield vector_rows(batch, RAW["vector"], VECTOR_WIDTH, np.int8)
 
 
 class JoinedTaobaoMM:
@@ -196,10 +223,13 @@ class JoinedTaobaoMM:
     """
 
     profile: tuple[str, ...] = PROFILE
+    features: tuple[str, ...] = ITEM_FEATURES
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Location) -> None:
         self.path = path
-        self._shards = {split: sorted((path / split).glob("*.parquet")) for split in SPLITS}
+        self._shards: dict[str, list[Location]] = {
+            split: sorted((path / split).glob("*.parquet")) for split in SPLITS
+        }
         for split, files in self._shards.items():
             if not files:
                 advice = "Check the path of the source"
@@ -207,70 +237,122 @@ class JoinedTaobaoMM:
         self._keys = path / "feature_map" / "scl_emb_int8_p90_keys.npy"
         self._values = path / "feature_map" / "scl_emb_int8_p90_values.npy"
         self._has_vectors = self._keys.is_file()
+        if not self._has_vectors:
+            log.warning("%s: no such file, the store will have no vectors", self._keys)
+        self._tables: dict[str, ParquetSource] = {}
 
-    def _batches(self, split: str, words: tuple[str, ...], about: str) -> Iterator[Batch]:
-        source = ParquetSource(self._shards[split], _columns(words))
-        return source.batches(f"{split} {about}")
+    def _table(self, split: str, table: str) -> ParquetSource:
+        """Columns of the shards of a split, opened when they are first asked for."""
+        name = f"{split}_{table}"
+        if name not in self._tables:
+            self._tables[name] = ParquetSource(self._shards[split], _columns(_JOINED_TABLES[table]))
+        return self._tables[name]
 
     def files(self) -> dict[str, int]:
         """Files read, by name, with their sizes in bytes."""
         files = [file for shards in self._shards.values() for file in shards]
         files += [self._keys, self._values] if self._has_vectors else []
-        return {str(file.relative_to(self.path)): file.stat().st_size for file in files}
+        return file_sizes(files, self.path)
 
-    def samples(self, split: str) -> Samples:
-        """All samples of a split."""
-        batches = self._batches(split, TABLES["train_samples"], "samples")
-        return concatenate([_samples(batch) for batch in batches])
+    def pieces(self, table: str) -> list[Piece]:
+        """A table cut into pieces, in order; items are those of train, then those of test."""
+        if table == "vectors":
+            rows = len(self._vector_arrays()[0])
+            starts = range(0, rows, _VECTORS_A_PIECE)
+            return [Piece(0, (0, 0), at, min(_VECTORS_A_PIECE, rows - at)) for at in starts]
+        if table != "items":
+            return self._table(*table.split("_")).pieces(_BATCHES_A_PIECE)
+        pieces = self._table("train", "items").pieces(_BATCHES_A_PIECE)
+        before = len(self._shards["train"])
+        for piece in self._table("test", "items").pieces(_BATCHES_A_PIECE):
+            pieces.append(replace(piece, file=before + piece.file))
+        return pieces
 
-    def snapshots(self, split: str) -> Iterator[Snapshots]:
-        """Users of a split, in batches: the first row of each run of one user's rows."""
-        last: tuple[int, int] | None = None
-        for batch in self._batches(split, TABLES["train_user_features"], "users"):
+    def samples(self, split: str, piece: Piece) -> Iterator[Samples]:
+        """Samples of a piece of a split, in batches."""
+        return map(_samples, self._table(split, "samples").read(piece))
+
+    def _user_before(self, split: str, piece: Piece) -> int | None:
+        """User of the row before a piece, if there is one."""
+        table = self._table(split, "ids")
+        place = (piece.file, piece.first_row)
+        groups = [one for one in table.pieces(0) if (one.file, one.first_row) < place and one.rows]
+        last = None
+        for batch in table.read(groups[-1]) if groups else ():
+            last = int(batch.integers(RAW["user_id"])[-1])
+        return last
+
+    def snapshots(self, split: str, piece: Piece, share: float) -> Iterator[Snapshots]:
+        """Users of a piece of a split, in batches: the first row of each run of one user's rows."""
+        user_before = self._user_before(split, piece)
+        length_before: int | None = None
+        for batch in self._table(split, "users").read(piece, share):
             user = batch.integers(RAW["user_id"])
             length = batch.lengths(RAW["history_item"])
             first = np.append(True, user[1:] != user[:-1])
             changed = ~first & (length != np.append(length[0], length[:-1]))
-            if last is not None and user[0] == last[0]:
+            if user[0] == user_before:
                 first[0] = False
-                changed[0] = length[0] != last[1]
+                # Across pieces it is looked at when all pieces have been read.
+                changed[0] = length_before is not None and length[0] != length_before
             if changed.any():
-                problem = "another history than in the user's row before"
-                advice = "Give all rows of a user in a split the same history"
-                raise batch.fail(problem, advice, RAW["history_item"], int(np.argmax(changed)))
-            last = (int(user[-1]), int(length[-1]))
+                raise self._changed(batch, int(np.argmax(changed)))
+            continued = length_before is None and not first[0]
+            user_before, length_before = int(user[-1]), int(length[-1])
             # The join leaves null where the user table lacks the user: no record then.
-            yield _snapshots(batch.select(first & (length >= 0)))
+            found = _snapshots(batch.select(first & (length >= 0)))
+            ends = (int(length[0]), int(length[-1]))
+            yield replace(found, continued=continued, ends=ends)
+
+    def _changed(self, batch: Batch, row: int) -> DataError:
+        problem = "another history than in the user's row before"
+        advice = "Give all rows of a user in a split the same history"
+        return batch.fail(problem, advice, RAW["history_item"], row)
+
+    def changed_history(self, split: str, piece: Piece) -> DataError:
+        """The error of a piece that goes on with a user of the piece before by another history."""
+        first = next(self._table(split, "ids").read(piece))
+        return self._changed(first, 0)
 
     def users_place(self, split: str) -> str:
         """Folder of the users of a split."""
         return f"{self.path / split}, column '{RAW['user_id']}'"
 
-    def item_features(self) -> pl.DataFrame:
-        """Columns item, category, brand and shop."""
-        words = TABLES["item_features"]
-        frames = [_feature_frame(self._batches(split, words, "items")) for split in SPLITS]
-        return pl.concat(frames).unique(maintain_order=True)
+    def item_features(self, piece: Piece) -> Iterator[dict[str, NDArray[np.int64]]]:
+        """Columns item, category, brand and shop of a piece, in batches."""
+        before = len(self._shards["train"])
+        split = "train" if piece.file < before else "test"
+        within = replace(piece, file=piece.file - (before if split == "test" else 0))
+        return map(_features, self._table(split, "items").read(within))
 
-    def vectors(self) -> VectorTable | None:
-        """Vectors of the SCL encoder, int8 [128], if `feature_map/` has them."""
-        if not self._has_vectors:
-            log.warning("%s: no such file, the store will have no vectors", self._keys)
-            return None
+    def vector_kind(self) -> VectorKind | None:
+        """Vectors of the SCL encoder, if `feature_map/` has them."""
+        return VectorKind(VECTOR_WIDTH, np.int8) if self._has_vectors else None
+
+    def _vector_arrays(self) -> tuple[NDArray[Any], NDArray[Any]]:
         keys = _load_array(self._keys, np.int64)
         values = _load_array(self._values, np.int8)
         if values.shape != (len(keys), VECTOR_WIDTH):
             problem = f"shape {values.shape}, expected {(len(keys), VECTOR_WIDTH)}"
             raise data_error(problem, "Fetch both files again", file=self._values)
-        size = 1 << 18
-        parts = (slice(start, start + size) for start in range(0, len(keys), size))
-        batches = ((np.asarray(keys[part]), np.asarray(values[part])) for part in parts)
-        return VectorTable(VECTOR_WIDTH, np.int8, batches)
+        return keys, values
+
+    def vector_keys(self, piece: Piece) -> Iterator[NDArray[np.int64]]:
+        """Items of a piece of the vectors."""
+        keys, _ = self._vector_arrays()
+        yield np.array(keys[piece.first_row : piece.first_row + piece.rows])
+
+    def vectors(self, piece: Piece) -> Iterator[NDArray[Any]]:
+        """Vectors of a piece, int8 [n, 128]."""
+        _, values = self._vector_arrays()
+        yield np.array(values[piece.first_row : piece.first_row + piece.rows])
 
 
-def _load_array(file: Path, dtype: DTypeLike) -> NDArray[Any]:
+def _load_array(file: Location, dtype: DTypeLike) -> NDArray[Any]:
     try:
-        array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+        array = mapped_array(file)
+    except RemoteError:
+        raise
     except (OSError, ValueError) as error:
         problem = f"not readable as .npy ({error})"
         raise data_error(problem, "Fetch the file again", file=file) from None
@@ -280,7 +362,7 @@ def _load_array(file: Path, dtype: DTypeLike) -> NDArray[Any]:
     return array
 
 
-def open_source(path: Path) -> RawTaobaoMM | JoinedTaobaoMM:
+def open_source(path: Location) -> RawTaobaoMM | JoinedTaobaoMM:
     """Open a tree in whichever form it is.
 
     Args:
@@ -295,7 +377,7 @@ def open_source(path: Path) -> RawTaobaoMM | JoinedTaobaoMM:
 
 
 def prepare_tree(
-    source: Path,
+    source: Location,
     out: Path,
     options: Options,
     *,
@@ -303,6 +385,7 @@ def prepare_tree(
     created_by: str = "datasets.taobao_mm",
     overwrite: bool = False,
     source_note: Mapping[str, Any] | None = None,
+    means: Means | None = None,
 ) -> dict[str, Any]:
     """Prepare a store from a tree in either form; see `datasets.snapshots.prepare`."""
     return prepare(
@@ -313,14 +396,15 @@ def prepare_tree(
         created_by=created_by,
         overwrite=overwrite,
         source_note=source_note,
+        means=means,
     )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line: prepare a store from a Taobao-MM tree."""
     parser = argparse.ArgumentParser(prog="datasets.taobao_mm", description=__doc__)
-    parser.add_argument("--source", type=Path, required=True, help="folder of the raw tables")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the store")
+    parser.add_argument("--source", required=True, help="folder of the raw tables, or its URL")
+    parser.add_argument("--out", required=True, help="folder of the store, or its URL")
     parser.add_argument(
         "--min-frequency",
         type=int,
@@ -329,13 +413,24 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--user-min-frequency", type=int, default=1)
     parser.add_argument("--overwrite", action="store_true")
+    parser.add_argument(
+        "--memory", default="2GB", help="what all processes together may hold, such as 2GB"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="tasks that run at once")
+    parser.add_argument("--engine", choices=ENGINES, default="local", help="what runs them")
+    parser.add_argument("--address", help="of a Ray cluster; by default one is started here")
     arguments = parser.parse_args(argv)
     options = Options(arguments.min_frequency, arguments.user_min_frequency)
-    return run(
-        lambda: prepare_tree(
-            arguments.source, arguments.out, options, overwrite=arguments.overwrite
-        )
-    )
+
+    def command() -> None:
+        source, overwrite = location(arguments.source), arguments.overwrite
+        budget = Budget(parse_memory(arguments.memory), arguments.workers)
+        engine = open_engine(arguments.engine, arguments.workers, arguments.address)
+        means = Means(engine, budget)
+        with destination(location(arguments.out), overwrite) as out:
+            prepare_tree(source, out, options, overwrite=overwrite, means=means)
+
+    return run(command)
 
 
 if __name__ == "__main__":

@@ -12,18 +12,26 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from datasets.errors import DataError, data_error
-from datasets.manifest import MANIFEST, file_digest, is_labelled, read_manifest
+from datasets.manifest import (
+    MANIFEST,
+    file_digest,
+    history_segments,
+    is_labelled,
+    read_manifest,
+)
 from datasets.norms import inverse_norms
+from datasets.remote_store import local_copy
+from remote.path import Location
 
 _CHUNK_ROWS = 1 << 20
 _AGAIN = "Prepare the data set again"
 
 
-def verify(path: Path) -> dict[str, Any]:
+def verify(store: Location) -> dict[str, Any]:
     """Check a store against its manifest and against itself.
 
     Args:
-        path: the store's folder.
+        store: its folder; what is at a URL is fetched first, into the folder of temporary files.
 
     Returns:
         The manifest.
@@ -31,13 +39,14 @@ def verify(path: Path) -> dict[str, Any]:
     Raises:
         DataError: the first thing found wrong.
     """
-    manifest = read_manifest(path)
-    _check_files(path, manifest["files"])
-    _check_vocabularies(path, manifest["tables"])
-    _check_users(path, manifest)
-    _check_items(path, manifest)
-    for split in manifest["splits"]:
-        _check_split(path, manifest, split)
+    with local_copy(store) as path:
+        manifest = read_manifest(path)
+        _check_files(path, manifest["files"])
+        _check_vocabularies(path, manifest["tables"])
+        _check_users(path, manifest)
+        _check_items(path, manifest)
+        for split in manifest["splits"]:
+            _check_split(path, manifest, split)
     return manifest
 
 
@@ -138,9 +147,14 @@ def _check_users(path: Path, manifest: dict[str, Any]) -> None:
     tables = manifest["tables"]
     columns = {"history_item": "item"}
     columns |= {f"event_{e['name']}": e["table"] for e in manifest["features"]["event"]}
-    for name, table in columns.items():
-        file = path / "users" / f"{name}.npy"
-        _check_range(file, _load(file, "int32", (events,)), tables[table]["rows"])
+    end = 0
+    for folder, size in history_segments(manifest):
+        for name, table in columns.items():
+            segment = path / folder / f"{name}.npy"
+            _check_range(segment, _load(segment, "int32", (size,)), tables[table]["rows"])
+        end += size
+        if offsets[np.searchsorted(offsets, end)] != end:
+            raise _wrong(file, f"a record lies on both sides of event {end}, where {folder} ends")
     _check_features(path, manifest, "user", counted["records"])
 
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from datasets.lookup import find_sorted
+
+# Rows of a group of the file; parts of a vocabulary are as long.
+VOCABULARY_ROWS = 1 << 20
 
 
 class Vocabulary:
@@ -74,6 +80,32 @@ class Vocabulary:
         rows = np.zeros(len(place), np.int32)
         rows[place >= 0] = self._row_of_sorted[place[place >= 0]]
         return rows
+
+
+def write_vocabulary(
+    file: Path,
+    dtype: pl.DataType | type[pl.DataType],
+    parts: Iterable[tuple[pl.Series, pl.Series]],
+) -> None:
+    """Write columns `raw`, `row` and `count` of a vocabulary, in row order.
+
+    Args:
+        file: to create.
+        dtype: of the ids, Int64 or String.
+        parts: ids and counts, one after another; the first id has row 1. All but the last one have
+            a multiple of `VOCABULARY_ROWS`, so that the file does not depend on the parts.
+    """
+    kind = pa.int64() if dtype == pl.Int64 else pa.large_string()
+    schema = pa.schema({"raw": kind, "row": pa.int32(), "count": pa.int64()})
+    first = 1
+    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for raw, count in parts:
+            for start in range(0, len(raw), VOCABULARY_ROWS):
+                ids = raw[start : start + VOCABULARY_ROWS].to_arrow().cast(kind)
+                rows = pa.array(np.arange(first, first + len(ids), dtype=np.int32))
+                counts = count[start : start + VOCABULARY_ROWS].to_arrow()
+                writer.write_table(pa.table([ids, rows, counts], schema=schema))
+                first += len(ids)
 
 
 def build_vocabulary(

@@ -26,10 +26,12 @@ from datasets import taobao_mm
 from datasets.command import run
 from datasets.errors import data_error
 from datasets.manifest import check_destination, temporary_folder
+from datasets.remote_store import destination
 from datasets.snapshots import Options
 from datasets.world_events import make_histories
 from datasets.world_samples import SPLITS, Exposure, make_exposure
 from datasets.world_truth import Catalogue, People, WorldSize, make_catalogue, make_people, raw_ids
+from remote.path import location
 
 log = logging.getLogger(__name__)
 
@@ -257,14 +259,19 @@ def make_world(
 def main(argv: list[str] | None = None) -> int:
     """Command line: make a synthetic world and prepare it."""
     parser = argparse.ArgumentParser(prog="datasets.world", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the store")
+    parser.add_argument("--out", required=True, help="folder of the store, or its URL")
     parser.add_argument("--raw", type=Path, help="keep the raw tables here")
     parser.add_argument("--overwrite", action="store_true")
     for name, value in asdict(WorldSize()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     arguments = vars(parser.parse_args(argv))
     out, raw, overwrite = (arguments.pop(name) for name in ("out", "raw", "overwrite"))
-    return run(lambda: make_world(out, WorldSize(**arguments), raw=raw, overwrite=overwrite))
+
+    def command() -> None:
+        with destination(location(out), overwrite) as folder:
+            make_world(folder, WorldSize(**arguments), raw=raw, overwrite=overwrite)
+
+    return run(command)
 
 
 if __name__ == "__main__":

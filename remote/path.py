@@ -42,7 +42,7 @@ class RemoteError(OSError):
 
 def is_url(path: object) -> bool:
     """Whether a path is a URL, `file://` included."""
-    return isinstance(path, RemotePath) or _URL.match(str(path)) is not None
+    return isinstance(path, RemotePath) or "://" in str(path)
 
 
 def location(path: str | Location) -> Location:
@@ -56,9 +56,12 @@ def location(path: str | Location) -> Location:
     """
     if not isinstance(path, str):
         return path
+    if not is_url(path):
+        return Path(path)
     found = _URL.match(path)
     if found is None:
-        return Path(path)
+        # Such as `simplecache::s3://key:secret@bucket`: not repeated either.
+        raise RemoteError("a path with '://' must begin with a protocol, as s3://bucket/folder")
     protocol, rest = found[1].lower(), path[found.end() :]
     if ":" in rest.rpartition("@")[0] or "?" in rest or "#" in rest:
         # The rest is not repeated: it may hold a secret.
@@ -226,8 +229,10 @@ class RemotePath:
         try:
             found: list[str] = call(path, detail=False)
         except FileNotFoundError as error:
-            bucket, _, below = path.strip("/").partition("/")
-            if not below or _NO_BUCKET in str(error) or not system.exists(bucket):
+            bucket, _, below = path.partition("/")
+            if _NO_BUCKET in str(error) or (
+                self.url.partition("://")[0] in _PACKAGES and not (below and system.exists(bucket))
+            ):
                 raise self._no_bucket() from None
             return []
         # A folder made by hand in a console is an empty file of its own name.

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("ctr", "kernels", "datasets", "tools")
+PACKAGES = ("ctr", "kernels", "datasets", "remote", "tools")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Rule:
 
 
 RULES = (
-    Rule("kernels/**/*.py", ("ctr", "datasets", "hydra", "torchrec")),
+    Rule("kernels/**/*.py", ("ctr", "datasets", "remote", "hydra", "torchrec")),
     Rule("kernels/*/reference.py", ("triton", "kernels.*.kernel")),
     Rule("kernels/**/__init__.py", ("triton", "kernels.*.kernel"), top_only=True),
     Rule("kernels/*/op.py", ("triton", "kernels.*.kernel"), top_only=True),
@@ -60,6 +60,8 @@ RULES = (
     Rule("ctr/**/*.py", ("tests", "tools", "datasets")),
     Rule("kernels/**/*.py", ("tests", "tools")),
     Rule("datasets/**/*.py", ("tests", "tools")),
+    Rule("remote/**/*.py", ("ctr", "datasets", "kernels", "tests", "tools", "torch")),
+    Rule("remote/**/*.py", ("fsspec",), top_only=True),
     Rule("tools/**/*.py", ("tests",)),
 )
 
@@ -258,7 +260,7 @@ def test_packages_are_ours(package: str) -> None:
 
 def test_torch_stays_out_of_modules_that_do_without() -> None:
     """What the sources say directly, the interpreter confirms for all that they pull in."""
-    names = module_names("datasets/**/*.py", "ctr/schema.py", "ctr/config/**/*.py")
+    names = module_names("datasets/**/*.py", "remote/*.py", "ctr/schema.py", "ctr/config/**/*.py")
     assert len(names) > 0
     done = run_python(f"import sys, {', '.join(names)}; print('torch' in sys.modules)")
     assert done.returncode == 0, done.stderr

@@ -245,9 +245,15 @@ def test_row_of_a_later_batch(
     fails(tree, capsys, "train_samples.parquet", "row 4")
 
 
+@pytest.mark.parametrize("pieces", [False, True])
 def test_joined_form_with_two_histories_of_a_user(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pieces: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if pieces:
+        monkeypatch.setattr("datasets.taobao_mm._BATCHES_A_PIECE", 0)
     frame: dict[str, list[Any]] = {RAW[word]: [1, 1, 1] for word in ("user_id", *taobao_mm.PROFILE)}
     frame |= {RAW[word]: [5, 6, 7] for word in ("item", *taobao_mm.ITEM_FEATURES)}
     lists = [[1, 2], [1, 2], [1, 2, 3]]
@@ -259,5 +265,5 @@ def test_joined_form_with_two_histories_of_a_user(
     for split in taobao_mm.SPLITS:
         (tmp_path / "raw" / split).mkdir(parents=True)
         file = tmp_path / "raw" / split / f"{split}-shard-000000.parquet"
-        pl.DataFrame(frame).write_parquet(file)
+        pl.DataFrame(frame).write_parquet(file, row_group_size=1 if pieces else None)
     fails(tmp_path / "raw", capsys, "train-shard-000000.parquet", "row 2", "another history")

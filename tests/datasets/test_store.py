@@ -122,7 +122,7 @@ def test_norms_of_int8_do_not_overflow() -> None:
     assert inverse_norms(vectors)[0] == np.float32(1 / (128 * np.sqrt(128)))
 
 
-@pytest.mark.parametrize("version", [0, 2])
+@pytest.mark.parametrize("version", [0, 3])
 def test_another_schema_version_names_both(
     tmp_path: Path, version: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,7 +132,7 @@ def test_another_schema_version_names_both(
     assert main(["verify", str(tmp_path / "s")]) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ")
-    assert f"schema version {version}, this code reads 1" in message
+    assert f"schema version {version}, this code reads 1 and 2" in message
     assert "Prepare the data set again" in message
 
 

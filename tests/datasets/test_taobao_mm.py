@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 
 from datasets import taobao_mm
@@ -208,14 +209,22 @@ def test_tables_in_several_files(
 
 
 @pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("pieces", [False, True])
 def test_batches_leave_no_trace(
-    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, joined: bool
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, joined: bool, pieces: bool
 ) -> None:
     source = write_joined(tree, tmp_path / "joined") if joined else tree
     whole = taobao_mm.prepare_tree(source, tmp_path / "a", Options())
     monkeypatch.setattr("datasets.parquet._MAX_BATCH_ROWS", 1)
-    monkeypatch.setattr("datasets.counting._COMPACT_ROWS", 1)
+    if pieces:
+        monkeypatch.setattr("datasets.taobao_mm._BATCHES_A_PIECE", 0)
+        monkeypatch.setattr("datasets.taobao_mm._VECTORS_A_PIECE", 2)
+        for file in source.rglob("*.parquet"):
+            pq.write_table(pq.read_table(file), file, row_group_size=1)
     rows = taobao_mm.prepare_tree(source, tmp_path / "b", Options())
+    if pieces:
+        # Other sizes of the source, and so another manifest, but the same store.
+        assert rows["source"] != whole["source"]
     assert rows["files"] == whole["files"]
     assert rows["counts"] == whole["counts"]
 

@@ -166,7 +166,7 @@ def test_pickled_arrays_of_the_joined_form(name: str, marker: Path, tmp_path: Pa
     exploit = np.array([Exploit(marker)], dtype=object)
     np.save(tmp_path / "feature_map" / f"{name}.npy", exploit, allow_pickle=True)
     with pytest.raises(DataError, match=rf"{name}\.npy: not readable as \.npy"):
-        taobao_mm.JoinedTaobaoMM(tmp_path).vectors()
+        taobao_mm.JoinedTaobaoMM(tmp_path).pieces("vectors")
 
 
 def hostile_table(marker: Path, values: pa.Array) -> pa.Table:

@@ -179,7 +179,7 @@ def test_behaviours_are_those_that_the_model_looked_at(opened, row):
             assert unit in behaviour.weights
             assert ("recent.target" in behaviour.weights) == (behaviour.age <= 10)
             base = opened.store.history_offsets[opened.split.user[row]]
-            assert behaviour.item == opened.store.history_item[base + behaviour.position]
+            assert behaviour.item == opened.store.history_item[0][base + behaviour.position]
             vectors = opened.store.vector_inv_norm[[behaviour.item, opened.split.item[row]]]
             assert (behaviour.similarity is not None) == bool((vectors > 0).all())
 

@@ -93,7 +93,7 @@ def seen(run, row):
     end = int(run.split.history_end[row])
     positions = np.arange(end - 1, max(end - L, 0) - 1, -1)
     base = run.store.history_offsets[run.split.user[row]]
-    return positions, run.store.history_item[base + positions]
+    return positions, run.store.history_item[0][base + positions]
 
 
 def cosines(run, row):

@@ -16,6 +16,8 @@ from ctr.data.store_cache import CACHE_VARIABLE, cache_folder, local_store, main
 from ctr.schema import StoreError
 from remote.path import RemotePath, location
 
+FILE = {"bytes": 1, "blake2b": "0" * 32}
+
 
 @pytest.fixture(scope="module")
 def small_store(make_world):
@@ -183,8 +185,8 @@ def test_a_store_that_is_not_whole(url, small_store, cache):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda manifest: manifest["files"].update({"../../x": {}}), "files: '../../x' is not"),
-        (lambda manifest: manifest["files"].update({"/x": {}}), "files: '/x' is not"),
+        (lambda manifest: manifest["files"].update({"../../x": FILE}), "files: '../../x' is not"),
+        (lambda manifest: manifest["files"].update({"/x": FILE}), "files: '/x' is not"),
         (lambda manifest: manifest["files"].update(x={"bytes": "1"}), "files: 'x' is not"),
         (lambda manifest: manifest.update(files=[]), "files: 'files' is not"),
         (lambda manifest: manifest.update(schema_version=99), "schema version 99"),
