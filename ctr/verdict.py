@@ -56,8 +56,8 @@ class Seen:
 def culprits(seen: Mapping[int, Seen]) -> list[int]:
     """The ranks for which the others wait.
 
-    Those that are silent, since others fail for them; else those that failed; else those that are
-    behind; and of those that are equally far, the ones that wait for nobody.
+    Those that are silent, since others fail for them; else those that failed; else, of those that
+    are in no call that waits for others, or of all, those that are behind.
     """
     there = {rank: some for rank, some in seen.items() if some.report.ended != DONE}
     for found in (
@@ -66,9 +66,9 @@ def culprits(seen: Mapping[int, Seen]) -> list[int]:
     ):
         if found:
             return found
-    least = min((some.report.moves for some in there.values()), default=0)
-    behind = [rank for rank, some in there.items() if some.report.moves == least]
-    return [rank for rank in behind if not there[rank].report.waits] or behind
+    asked = {rank: some for rank, some in there.items() if not some.report.waits} or there
+    least = min((some.report.moves for some in asked.values()), default=0)
+    return [rank for rank, some in asked.items() if some.report.moves == least]
 
 
 def verdict(seen: Mapping[int, Seen], timeout: float, grace: float) -> str | None:

@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 # What a scheduler may take for a failure that another start can mend (EX_TEMPFAIL).
 EXIT_CODE = 75
 # Beats that a process must miss to count as silent.
-_SILENT = 5
+_SILENT = 6
 # Files in which a main thread is that waits for other processes.
 _WAITS = ("torch/distributed/", "torchrec/distributed/", "torch/autograd/")
 
@@ -71,7 +71,8 @@ class Watchdog:
     ) -> None:
         self.stages, self.process, self.timeout = stages, process, timeout
         self.orderly = orderly
-        self.interval = min(1.0, timeout / 10)
+        # Seconds between beats: all read what all say, which the store has to bear.
+        self.interval = min(max(0.25, process.world_size / 256), timeout / 10)
         self._main = threading.get_ident()
         self._own = Report()
         self._step: Callable[[], int | None] = lambda: None

@@ -12,7 +12,7 @@ class DataConfig:
     """What is read, and how.
 
     Attributes:
-        store: folder of a prepared store.
+        store: folder of a prepared store, or its URL (docs/storage.md).
         train_split, valid_split, test_split: names in its manifest; valid_split may be null.
         batch_size: samples a process and step.
         history_length: latest behaviours a sample may see.
