@@ -1,7 +1,5 @@
 """A small prepared world, and an open store of it, shared by all tests of ctr."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ from ctr.config import RunConfig
 from ctr.data.loader import Loader
 from ctr.data.store import Store
 from ctr.model.catalog import ItemCatalog
+from datasets import world
 
 
 @pytest.fixture(scope="session")
@@ -19,18 +18,12 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="session")
-def make_world(tmp_path_factory, repository):
+def make_world(tmp_path_factory):
     """Prepares a world of the given sizes in a folder of its own."""
 
     def make(**sizes) -> Path:
         path = tmp_path_factory.mktemp("stores") / "world"
-        options = [f"--{name.replace('_', '-')}={value}" for name, value in sizes.items()]
-        subprocess.run(
-            [sys.executable, "-m", "datasets.world", "--out", str(path), *options],
-            cwd=repository,
-            check=True,
-            capture_output=True,
-        )
+        world.make_world(path, world.WorldSize(**sizes))
         return path
 
     return make

@@ -1,15 +1,13 @@
 """Mistakes on the command line: one line that names the thing, and nothing left behind."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 
 from ctr.run_folder import RunFolder
 from ctr.schema import read_schema
+from tests import starter
 
 
 def nothing(folder, tiny_store, config):
@@ -85,20 +83,14 @@ def tree(folder):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_mistake(name, tmp_path, tiny_store, config, repository):
+def test_a_mistake(name, tmp_path, tiny_store, config):
     prepare, command, expected = CASES[name]
     prepare(tmp_path, tiny_store, config)
     before = tree(tmp_path)
     script, *options = command.replace("STORE", str(tiny_store)).split()
-    done = subprocess.run(
-        [sys.executable, str(repository / "ctr" / script), "run=run", "device=cpu", *options],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(repository)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode not in (0, None), done.stdout
+    asked = ("run=run", "device=cpu", *options)
+    done = starter.run(None, f"ctr/{script}", *asked, folder=tmp_path, timeout=120)
+    assert done.returncode != 0, done.stdout
     for part in expected:
         assert part in done.stderr
     assert "Traceback" not in done.stderr

@@ -211,6 +211,7 @@ IMPOSSIBLE = [
     ("trainer.max_steps", 0),
     ("trainer.checkpoint_every", -5),
     ("trainer.clip_norm", 0.0),
+    ("trainer.timeout", 0.0),
     ("trainer.patience", 3),
     ("trainer.plateau", 0.5),
     ("seed", -1),

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from ctr.distributed import Process, gather_rows
 from ctr.metrics import evaluate_predictions
+from tests import starter
 
 SAMPLES = 5_001
 
@@ -45,6 +45,6 @@ def _gather(rank, world_size, meeting, result):
 @pytest.mark.parametrize("world_size", [3])
 def test_metrics_do_not_depend_on_the_number_of_processes(world_size, tmp_path):
     result = tmp_path / "gathered.npz"
-    mp.spawn(_gather, (world_size, tmp_path / "meeting", result), nprocs=world_size)
+    starter.spawn(_gather, (world_size, tmp_path / "meeting", result), nprocs=world_size)
     with np.load(result) as gathered:
         assert metrics(dict(gathered)) == pytest.approx(metrics(predictions()), abs=1e-12)

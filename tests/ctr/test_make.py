@@ -7,7 +7,6 @@ import shutil
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from ctr import checkpoint
 from ctr.checkpoint import CheckpointError
@@ -15,6 +14,7 @@ from ctr.config import ConfigError, RunConfig
 from ctr.distributed import Process, process_group
 from ctr.run_folder import RunFolder
 from ctr.train import run
+from tests import starter
 
 TOWER = "model.content."
 
@@ -189,7 +189,7 @@ def test_a_frozen_tower_never_changes_and_a_resumed_run_brings_its_own(
     joined.trainer.max_steps = 4
     whole, stopped = copied(joined, tmp_path / "whole"), copied(joined, joined.run)
     stopped.trainer.max_steps, joined.resume = 2, "true"
-    mp.spawn(_train, (tmp_path / "meeting", [make, whole, stopped], joined), nprocs=2)
+    starter.spawn(_train, (tmp_path / "meeting", [make, whole, stopped], joined), nprocs=2)
     with process_group("cpu"):
         found = tensors_of(joined, 4)
         assert_same(found, tensors_of(whole, 4))

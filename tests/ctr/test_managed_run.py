@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from ctr.config import ClusterConfig, EmbeddingConfig, RunConfig
 from ctr.distributed import process_group
@@ -21,6 +20,7 @@ from ctr.optim import fuse_sparse_optimizer
 from ctr.run_folder import RunFolder
 from ctr.sharding import shard
 from ctr.train import run
+from tests import starter
 
 WORLD_SIZE = 2
 # A table of this width is cut into columns where it may be.
@@ -104,7 +104,7 @@ def results(tiny_store, tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(_child, (port, tiny_store, out), nprocs=WORLD_SIZE)
+    starter.spawn(_child, (port, tiny_store, out), nprocs=WORLD_SIZE)
     with np.load(out / "found.npz") as found:
         return out, dict(found)
 

@@ -8,7 +8,6 @@ import json
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -20,6 +19,7 @@ from ctr.optim import fuse_sparse_optimizer
 from ctr.sharding import shard
 from ctr.state import model_tensors, sparse_optimizer_tensors
 from ctr.train import run
+from tests import starter
 
 SLOPE_D = torch.linspace(-1.0, 2.0, 8)
 MIXED = {"user_id": ["data_parallel"], "age": ["data_parallel"]}
@@ -121,7 +121,7 @@ def _child(rank, meeting, store, out):
 @pytest.fixture(scope="module")
 def out(tiny_store, tmp_path_factory):
     out = tmp_path_factory.mktemp("sharding")
-    mp.spawn(_child, (out / "meeting", tiny_store, out), nprocs=2)
+    starter.spawn(_child, (out / "meeting", tiny_store, out), nprocs=2)
     return out
 
 

@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 from ctr.slices import SLICE_COLUMNS
+from datasets import taobao_mm
+from tests import starter
 
 SMALL_MODEL = [
     "data.batch_size=125",
@@ -32,25 +34,32 @@ def world(make_world):
     return make_world(users=1500, history_length=200, items=8000, categories=40, seed=2)
 
 
+def launch(processes, script, *arguments, expect=0):
+    done = starter.run(processes, f"ctr/{script}", *arguments)
+    assert (done.returncode == 0) == (expect == 0), done.stdout[-2000:] + done.stderr[-4000:]
+    return done
+
+
 @pytest.fixture(scope="module")
-def launch(repository):
-    def start(processes, script, *arguments, expect=0):
+def torchrun(repository):
+    """The command itself, as a user types it."""
+
+    def start(processes, script, *arguments):
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += [f"--nproc-per-node={processes}", f"ctr/{script}", *arguments]
         environment = {**os.environ, "PYTHONPATH": str(repository), "PYTHONWARNINGS": "ignore"}
         done = subprocess.run(
             command, cwd=repository, env=environment, capture_output=True, text=True, timeout=300
         )
-        assert (done.returncode == 0) == (expect == 0), done.stdout[-2000:] + done.stderr[-4000:]
-        return done
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
     return start
 
 
 @pytest.fixture(scope="module")
-def trained(world, launch, tmp_path_factory):
+def trained(world, torchrun, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "muse"
-    launch(2, "train.py", f"data.store={world}", f"run={run}", *SMALL_MODEL)
+    torchrun(2, "train.py", f"data.store={world}", f"run={run}", *SMALL_MODEL)
     return run
 
 
@@ -58,10 +67,10 @@ def rows_of(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_loss_falls_and_auc_beats_the_floor(trained, world, launch):
+def test_loss_falls_and_auc_beats_the_floor(trained, world, torchrun):
     losses = [row["loss"] for row in rows_of(trained) if row["kind"] == "train"]
     assert losses[-1] < losses[0] - 0.05
-    launch(1, "evaluate.py", f"run={trained}", "progress=false")
+    torchrun(1, "evaluate.py", f"run={trained}", "progress=false")
     found = json.loads((trained / "evaluation_test.json").read_text())
     split = {n: np.load(world / "splits" / "train" / f"{n}.npy") for n in ("item", "label")}
     test = {n: np.load(world / "splits" / "test" / f"{n}.npy") for n in ("item", "label")}
@@ -76,7 +85,7 @@ def test_loss_falls_and_auc_beats_the_floor(trained, world, launch):
     assert found["gauc"] > 0.6
 
 
-def test_evaluation_is_the_same_on_any_number_of_processes(trained, world, launch):
+def test_evaluation_is_the_same_on_any_number_of_processes(trained, world):
     metrics, scores, columns = [], [], []
     for processes in (1, 3, 4):
         launch(processes, "evaluate.py", f"run={trained}", "progress=false")
@@ -116,7 +125,7 @@ def test_run_folder_tells_how_it_was_made(trained):
     assert rows_of(trained)[-1]["kind"] == "summary"
 
 
-def test_resumed_run_equals_an_uninterrupted_one(trained, world, launch, tmp_path):
+def test_resumed_run_equals_an_uninterrupted_one(trained, world, tmp_path):
     run = tmp_path / "stopped"
     launch(2, "train.py", f"data.store={world}", f"run={run}", *SMALL_MODEL, "trainer.max_steps=30")
     assert rows_of(run)[-1]["steps"] == 30
@@ -130,7 +139,7 @@ def test_resumed_run_equals_an_uninterrupted_one(trained, world, launch, tmp_pat
     assert rows_of(run)[-1]["samples"] == rows_of(trained)[-1]["samples"]
 
 
-def test_resumes_on_another_number_of_processes(trained, world, launch, tmp_path):
+def test_resumes_on_another_number_of_processes(trained, world, tmp_path):
     """The same steps of 250 samples, the first 30 on two processes and the rest on one."""
     run = tmp_path / "moved"
     launch(2, "train.py", f"data.store={world}", f"run={run}", *SMALL_MODEL, "trainer.max_steps=30")
@@ -143,7 +152,7 @@ def test_resumes_on_another_number_of_processes(trained, world, launch, tmp_path
 
 
 @pytest.mark.parametrize("model", ["muse_paper", "muse_qin"])
-def test_trains_in_bfloat16_with_clipped_gradients(model, tiny_store, launch, tmp_path):
+def test_trains_in_bfloat16_with_clipped_gradients(model, tiny_store, tmp_path):
     run = tmp_path / model
     options = ["data.history_length=60", "trainer.max_steps=2", "trainer.precision=bf16"]
     options += ["trainer.clip_norm=1.0", "trainer.progress=false"]
@@ -152,21 +161,18 @@ def test_trains_in_bfloat16_with_clipped_gradients(model, tiny_store, launch, tm
     assert json.loads((run / "evaluation_test.json").read_text())["samples"] > 0
 
 
-def test_taobao_excerpt_trains_a_step_with_idle_processes(
-    shared_data, launch, repository, tmp_path
-):
+def test_taobao_excerpt_trains_a_step_with_idle_processes(shared_data, tmp_path):
     """Ten real rows that do not join with each other; in the last step two processes get none."""
     store, run = tmp_path / "store", tmp_path / "run"
     source = str(shared_data / "taobao_mm_demo")
-    command = [sys.executable, "-m", "datasets.taobao_mm", "--source", source, "--out", str(store)]
-    subprocess.run(command, cwd=repository, check=True, capture_output=True)
+    assert taobao_mm.main(["--source", source, "--out", str(store)]) == 0
     options = ["experiment=taobao_mm_muse", "data.batch_size=3", "trainer.progress=false"]
     launch(3, "train.py", f"data.store={store}", f"run={run}", *options)
     launch(1, "evaluate.py", f"run={run}", "progress=false")
     assert json.loads((run / "evaluation_test.json").read_text())["samples"] == 10
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_over(tiny_store, launch, tmp_path):
+def test_a_run_killed_before_its_first_checkpoint_starts_over(tiny_store, tmp_path):
     run = tmp_path / "run"
     command = ["model=din", f"data.store={tiny_store}", f"run={run}", "trainer.progress=false"]
     launch(1, "train.py", *command, "data.history_length=60", "trainer.max_steps=1")
@@ -176,7 +182,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over(tiny_store, launch
     assert rows_of(run)[-1]["steps"] == 2
 
 
-def test_a_loss_that_explodes_ends_in_one_line(tiny_store, launch, tmp_path):
+def test_a_loss_that_explodes_ends_in_one_line(tiny_store, tmp_path):
     options = ["data.history_length=60", "trainer.lr=1e30", "trainer.log_every=1"]
     options += [f"data.store={tiny_store}", f"run={tmp_path / 'run'}", "trainer.progress=false"]
     done = launch(1, "train.py", *options, "data.batch_size=50", expect=2)
@@ -184,7 +190,7 @@ def test_a_loss_that_explodes_ends_in_one_line(tiny_store, launch, tmp_path):
     assert "trainer.lr" in done.stderr
 
 
-def test_resuming_as_another_model_is_refused(trained, launch):
+def test_resuming_as_another_model_is_refused(trained):
     done = launch(1, "train.py", f"run={trained}", "resume=true", "model.retrieved=10", expect=2)
     assert "model.retrieved" in done.stderr
     assert "Traceback" not in done.stderr.split("error:")[0]

@@ -82,8 +82,10 @@ def test_a_validation_may_take_longer_than_a_step(out):
 def test_who_waits_is_not_to_blame():
     # Rank 0 has entered the next stage and waits there for rank 1.
     assert culprits({0: seen(moves=8, standing=99.0), 1: seen(standing=98.0)}) == [1]
-    # Both are in one stage, and one of them in a call that waits.
+    # A call that waits tells more than a stage, which may have been entered by one of them only.
     assert culprits({0: seen(waits=True), 1: seen()}) == [1]
+    assert culprits({0: seen(waits=True), 1: seen(moves=8)}) == [1]
+    assert culprits({0: seen(waits=True, moves=8), 1: seen(waits=True)}) == [1]
     assert culprits({0: seen(waits=True), 1: seen(waits=True)}) == [0, 1]
     # One that is silent may be anywhere by now.
     assert culprits({0: seen(moves=5), 1: seen(silent=True)}) == [1]

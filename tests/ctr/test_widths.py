@@ -11,25 +11,18 @@ from hydra import initialize_config_dir
 
 from ctr.distributed import process_group
 from ctr.train import run
+from tests import starter
 from tests.ctr import widths
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_store, repository, tmp_path_factory):
+def runs(tiny_store, tmp_path_factory):
     """Folders of the runs by number of processes."""
     found = {}
     for processes in (2, 4):
         found[processes] = tmp_path_factory.mktemp(f"on_{processes}")
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc-per-node={processes}", "tests/ctr/widths.py"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
-        done = subprocess.run(
-            [*command, str(tiny_store), str(found[processes]), *widths.MODELS],
-            cwd=repository,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
+        arguments = (str(tiny_store), str(found[processes]), *widths.MODELS)
+        done = starter.run(processes, "tests/ctr/widths.py", *arguments)
         assert done.returncode == 0, done.stderr[-4000:]
     return found
 
@@ -101,7 +94,12 @@ class Hosts:
 
     def start(self, host, *arguments):
         """torchrun on one host, which meets that of the other."""
-        command = ["ip", "netns", "exec", self.NAMES[host], sys.executable]
+        # Half of the cores for each, as for two processes of one host: the number of threads
+        # decides how sums are rounded.
+        cores = sorted(os.sched_getaffinity(0))
+        half = max(1, len(cores) // 2)
+        own = ",".join(map(str, cores[host * half :][:half] or cores))
+        command = ["ip", "netns", "exec", self.NAMES[host], "taskset", "-c", own, sys.executable]
         command += ["-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={host}"]
         command += [f"--master-addr={self.ADDRESSES[0]}", "--master-port=29511"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "veth"}

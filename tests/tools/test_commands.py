@@ -5,6 +5,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests import starter
+from tools.compare import __main__ as compare
+from tools.compare import runs
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,7 +30,27 @@ def run(*arguments):
     return done.stdout
 
 
-def test_demo_comparison_and_loader_timing(tmp_path):
+@pytest.fixture
+def started(monkeypatch):
+    """Commands of a comparison, which run by the starter instead of torchrun."""
+    commands = []
+
+    def start(command, *, cwd, env, stdout, stderr, check):
+        commands.append(command)
+        python, *launcher, width, program = command[:6]
+        assert (python, cwd, check) == (sys.executable, ROOT, True)
+        assert launcher == ["-m", "torch.distributed.run", "--standalone"]
+        assert env == {"OMP_NUM_THREADS": "1", **os.environ}
+        done = starter.run(int(width.removeprefix("--nproc-per-node=")), program, *command[6:])
+        stdout.write(done.stdout + done.stderr)
+        assert done.returncode == 0, done.stderr
+
+    replaced = SimpleNamespace(**{**vars(subprocess), "run": start})
+    monkeypatch.setattr(runs, "subprocess", replaced)
+    return commands
+
+
+def test_demo_comparison_and_loader_timing(tmp_path, started):
     demo = tmp_path / "demo"
     shown = run("tools.demo", f"--folder={demo}", "--users=300")
     for model in ("muse", "din"):
@@ -33,10 +60,14 @@ def test_demo_comparison_and_loader_timing(tmp_path):
     assert "<h1>muse against din</h1>" in (demo / "report.html").read_text()
     store = str(demo / "world")
     assert "samples/s" in run("tools.time_loader", f"--store={store}")
-    table = run(
-        *("tools.compare", "--store", store, "--models", "din", "recent", "--seeds", "1", "2"),
-        *("--out", str(tmp_path / "table"), "--processes", "1", "trainer.max_steps=2"),
-    )
+    asked = ["--store", store, "--models", "din", "recent", "--seeds", "1", "2"]
+    asked += ["--out", str(tmp_path / "table"), "--processes", "1", "trainer.max_steps=2"]
+    assert compare.main(asked) == 0
+    assert [command[5] for command in started] == ["ctr/train.py", "ctr/evaluate.py"] * 4
+    written = (tmp_path / "table" / "table.json").read_bytes()
+    # Nothing is missing for the command itself, which makes the same of what is there.
+    table = run("tools.compare", *asked)
+    assert (tmp_path / "table" / "table.json").read_bytes() == written
     rows = json.loads((tmp_path / "table" / "table.json").read_text())["rows"]
     assert [row["label"] for row in rows] == ["din", "recent"]
     assert all(len(row["runs"]) == 2 for row in rows)

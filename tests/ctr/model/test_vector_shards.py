@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from ctr.distributed import Process
 from ctr.model.vector_shards import VectorShards
 from ctr.model.vector_shards.rows import Ownership
 from kernels import cosine_topk
 from kernels.benchmarks.cases import CosineCase
+from tests import starter
 from tools.time_vectors import measure
 
 WORLD = 3
@@ -220,7 +220,7 @@ def _process(rank, meeting):
 
 
 def test_processes_find_together_what_one_finds(tmp_path):
-    mp.spawn(_process, (tmp_path / "meeting",), nprocs=WORLD)
+    starter.spawn(_process, (tmp_path / "meeting",), nprocs=WORLD)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 300])

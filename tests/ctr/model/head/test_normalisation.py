@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 from ctr.faults import Statistics
 from ctr.model.head import BatchNorm, CrossHead, Dice, QuadraticHead
+from tests import starter
 
 SAMPLES, WIDTH = 40, 6
 VALUES = ("weight", "bias", "alpha")
@@ -125,7 +125,7 @@ def _shares(rank, meeting, result):
 
 
 def test_nothing_depends_on_how_a_batch_is_shared_out(tmp_path):
-    mp.spawn(_shares, (tmp_path / "meeting", tmp_path / "part"), nprocs=2)
+    starter.spawn(_shares, (tmp_path / "meeting", tmp_path / "part"), nprocs=2)
     whole = _run(inputs())
     join = {"rows": np.concatenate, "sums": sum, "same": lambda parts: parts[1]}
     for first in SHARES:
