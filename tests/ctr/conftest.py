@@ -19,11 +19,11 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def make_world(tmp_path_factory):
-    """Prepares a world of the given sizes in a folder of its own."""
+    """Prepares a world of the given sizes in a folder of its own; keeps the raw tables in `raw`."""
 
-    def make(**sizes) -> Path:
+    def make(*, raw: Path | None = None, **sizes) -> Path:
         path = tmp_path_factory.mktemp("stores") / "world"
-        world.make_world(path, world.WorldSize(**sizes))
+        world.make_world(path, world.WorldSize(**sizes), raw=raw)
         return path
 
     return make

@@ -28,6 +28,21 @@ class _SumOverProcesses(torch.autograd.Function):
         return total
 
 
+@torch.library.custom_op("lifelong_ctr::as_it_is", mutates_args=())
+def _as_it_is(buffer: Tensor) -> Tensor:
+    """A copy of a buffer that a step reads before it changes it.
+
+    torch.compile may compute a plain copy anew in the backward pass, when the buffer has changed;
+    what an operator of our own returned, it keeps.
+    """
+    return buffer.clone()
+
+
+@_as_it_is.register_fake
+def _(buffer: Tensor) -> Tensor:
+    return torch.empty_like(buffer)
+
+
 def _over_processes(tensor: Tensor) -> Tensor:
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         return _SumOverProcesses.apply(tensor)
@@ -63,7 +78,8 @@ class StepStatistics(nn.Module):
         x_BW = x_BW.to(self.running_mean.dtype)
         # Sums of the values and of their squares let one exchange do; taken about the running
         # mean, which is the same on all processes, they lose no digits to a large mean.
-        shifted_BW = x_BW - self.running_mean
+        about = _as_it_is(self.running_mean)
+        shifted_BW = x_BW - about
         width = x_BW.shape[1]
         count = x_BW.new_full((1,), float(x_BW.shape[0]))
         sums = [shifted_BW.sum(0), shifted_BW.square().sum(0), count]
@@ -71,7 +87,7 @@ class StepStatistics(nn.Module):
         samples = totals[-1:].detach().clamp(min=1.0)
         offset = totals[:width] / samples
         var = (totals[width : 2 * width] / samples - offset.square()).clamp(min=0.0)
-        mean = self.running_mean + offset
+        mean = about + offset
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(self._noted(var, samples), self.momentum)

@@ -186,19 +186,30 @@ def test_widths_that_do_not_fit(change, dim, named, store, catalog, config):
 
 @pytest.mark.parametrize("name", ["muse", "muse_qin"])
 def test_what_follows_the_lookups_is_one_graph_for_all_sizes(name, store, catalog, config):
-    """Traced and run as it is: a graph that inductor makes has other last bits."""
+    """With the gradients of the plain model, run by run; inductor's code has other last bits."""
     network = make(store, catalog, config, name).train()
+    dense = dict(network.named_parameters())
     builder = BatchBuilder(store, store.split("train"), 60)
     batches = [builder.build(np.arange(n), n) for n in (200, 90, 151)]
+
+    def train():
+        found = []
+        for batch in batches:
+            network.zero_grad()
+            logit_B = network(batch)
+            logit_B.square().sum().backward()
+            found.append([logit_B, *(p.grad.clone() for p in dense.values() if p.grad is not None)])
+        return found
+
     state = {key: value.clone() for key, value in network.state_dict().items()}
-    expected = [network(batch) for batch in batches]
+    expected = train()
     network.load_state_dict(state)
     torch._dynamo.reset()
     counters.clear()
-    network.compile_dense("eager")
-    for batch, logit_B in zip(batches, expected, strict=True):
-        found_B = network(batch)
-        torch.testing.assert_close(found_B, logit_B, rtol=0, atol=1e-6)
-        found_B.sum().backward()
+    # Its partition of the two passes is inductor's, and what it makes of them takes no compiler.
+    network.compile_dense("aot_eager")
+    for tensors, plain in zip(train(), expected, strict=True):
+        for tensor, other in zip(tensors, plain, strict=True):
+            torch.testing.assert_close(tensor, other, rtol=1e-4, atol=1e-5)
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
