@@ -203,6 +203,8 @@ IMPOSSIBLE = [
     ("embedding.optimizer", "dense_adam"),
     ("embedding.weight_decay", -1e-4),
     ("trainer.precision", "fp16"),
+    ("trainer.pipeline", "sometimes"),
+    ("embedding.precision", "bf16"),
     ("trainer.epochs", 0),
     ("trainer.log_every", 0),
     ("trainer.keep_checkpoints", 0),

@@ -24,6 +24,7 @@ from ctr.command import errors_to_exit
 from ctr.config import ConfigError, RunConfig
 from ctr.data.store import Store
 from ctr.distributed import Process, gather_objects, process_group
+from ctr.model.gsu import STRATEGIES, SearchShape
 from tools.composed import compose_run
 from tools.profile_step.rehearsal import AHEAD, BEFORE, IN_TURN, Rehearsal, rehearse
 from tools.profile_step.spans import WAITING, StageTime, stage_times, step_bounds
@@ -38,17 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = compose_run(options.settings)
         store = Store(config.data.store)
         with process_group(config.device) as process:
-            _check_length(config, store, process, options)
+            _check(config, store, process, options)
             taken = {
                 manner: rehearse(config, store, process, manner, options.steps, options.warmup)
                 for manner in (IN_TURN, AHEAD, BEFORE)
             }
             losses = {manner: gather_objects(r.loss, process) for manner, r in taken.items()}
             if len({str(values) for values in losses.values()}) > 1:
-                raise ConfigError(
-                    f"the losses differ: {losses}; the model's search must not read what is "
-                    "trained, and nothing else may change between two runs"
-                )
+                raise ConfigError(f"the losses of the three differ, which is a fault: {losses}")
             if options.trace is not None:
                 _trace(config, store, process, options.trace)
             if process.is_first:
@@ -73,9 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check_length(
-    config: RunConfig, store: Store, process: Process, options: argparse.Namespace
-) -> None:
+def _check(config: RunConfig, store: Store, process: Process, options: argparse.Namespace) -> None:
+    strategy = STRATEGIES.get(config.model.gsu)
+    if strategy is not None and strategy(SearchShape(1, 1, 1)).reads_trained:
+        raise ConfigError(
+            f"model.gsu={config.model.gsu}: its search reads what is trained and cannot run ahead "
+            "of a step; profile one of cosine, category, recent, none"
+        )
     wanted = max(options.steps + options.warmup, _TRACED)
     split = store.split(config.data.train_split)
     there = len(split) // (config.data.batch_size * process.world_size)
