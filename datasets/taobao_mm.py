@@ -186,7 +186,7 @@ class RawTaobaoMM:
 
     def changed_history(self, split: str, piece: Piece) -> DataError:
         """Cannot be: every user has one row."""
-        raise NotImplementedError
+        raise AssertionError("a raw user table has one row for each user")
 
     def users_place(self, split: str) -> str:
         """File of the users of a split."""

@@ -28,7 +28,7 @@ class _SumOverProcesses(torch.autograd.Function):
         return total
 
 
-@torch.library.custom_op("lifelong_ctr::as_it_is", mutates_args=())
+@torch.library.custom_op("ctr::as_it_is", mutates_args=())
 def _as_it_is(buffer: Tensor) -> Tensor:
     """A copy of a buffer that a step reads before it changes it.
 
