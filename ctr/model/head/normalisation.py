@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 
 
 class _SumOverProcesses(torch.autograd.Function):
@@ -28,7 +28,7 @@ class _SumOverProcesses(torch.autograd.Function):
         return total
 
 
-@torch.library.custom_op("ctr::as_it_is", mutates_args=())
+@library.custom_op("ctr::as_it_is", mutates_args=())
 def _as_it_is(buffer: Tensor) -> Tensor:
     """A copy of a buffer that a step reads before it changes it.
 
