@@ -84,8 +84,8 @@ SETTINGS = ["data.history_length=60", "data.batch_size=40", "model.recent_length
 
 def test_the_command_compares_three_manners(trained, tmp_path, capsys):
     store = f"data.store={trained.read_config().data.store}"
-    numbers = tmp_path / "numbers.json"
-    counts = ["--steps", "4", "--warmup", "2", "--json", str(numbers)]
+    numbers, trace = tmp_path / "numbers.json", tmp_path / "trace.json"
+    counts = ["--steps", "4", "--warmup", "2", "--json", str(numbers), "--trace", str(trace)]
     assert main([store, *SETTINGS, "model.retrieved=12", *counts]) == 0
     said = capsys.readouterr().out
     assert "equal to the last bit" in said
@@ -93,6 +93,9 @@ def test_the_command_compares_three_manners(trained, tmp_path, capsys):
     assert set(found["manners"]) == {"in turn", "pipeline", "searched before"}
     assert {"forward", "backward", "update", "search"} <= {s["name"] for s in found["stages"]}
     assert found["ids_per_sample"] > found["ids_sent"] > 0
+    events = [event for event in json.loads(trace.read_text())["traceEvents"] if "name" in event]
+    threads = {event["name"]: event["tid"] for event in events if event.get("ph") == "X"}
+    assert threads["search"] != threads["forward"]
 
 
 def test_more_steps_than_an_epoch_has_are_refused(trained, capsys):

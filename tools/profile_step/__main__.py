@@ -90,9 +90,10 @@ def _check(config: RunConfig, store: Store, process: Process, options: argparse.
 
 def _trace(config: RunConfig, store: Store, process: Process, path: Path) -> None:
     # Its import takes a second, and few ask for a trace.
-    from torch.profiler import profile
+    from torch.profiler import _ExperimentalConfig, profile
 
-    with profile() as profiler:
+    # Without it the threads that search and load are left out.
+    with profile(experimental_config=_ExperimentalConfig(profile_all_threads=True)) as profiler:
         rehearse(config, store, process, AHEAD, _TRACED - 1, 1)
     if process.is_first:
         profiler.export_chrome_trace(str(path))
