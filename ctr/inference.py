@@ -60,14 +60,14 @@ def reading_config(
 
 
 def open_store(folder: RunFolder, config: RunConfig) -> Store:
-    """The store that a run was trained on.
+    """The store that a run was trained on, or one that goes on from it.
 
     Raises:
         StoreError: no store there, or a damaged one.
-        ConfigError: another store than the run was trained on.
+        ConfigError: another store.
     """
     store = Store(config.data.store)
-    folder.check_store(store.schema)
+    folder.check_store(store.schema, or_later=True)
     return store
 
 
@@ -105,12 +105,16 @@ def load_model(
 ) -> DistributedModelParallel:
     """The network with the weights of a checkpoint, in evaluation mode; on all processes.
 
+    Ids that the store has and the checkpoint's store had not are unknown to the model.
+
     Args:
         taken: of `chosen_checkpoint`; store: of `open_store`; config: of the run; process: this
             one.
     """
-    model = make_model(make_network(store, config, process), config, process)
-    checkpoint.load(taken, model_tensors(model))
+    network = make_network(store, config, process)
+    model = make_model(network, config, process)
+    grown = checkpoint.load(taken, model_tensors(model), may_have_grown=True)
+    network.tables.trained_rows = {table: growth.then for table, growth in grown.items()}
     return model.eval()
 
 

@@ -157,19 +157,25 @@ class RunFolder:
         ) as error:
             raise ConfigError(f"{self.config}: cannot be read ({error})") from None
 
-    def check_store(self, schema: StoreSchema) -> None:
-        """Raise ConfigError unless the store is the one that the run was trained on."""
+    def check_store(self, schema: StoreSchema, *, or_later: bool = False) -> None:
+        """Raise ConfigError unless the store is the one that the run was trained on.
+
+        Args:
+            schema: of the store.
+            or_later: a store that goes on from that one will do: its rows mean the same.
+        """
         try:
             trained_on = json.loads(self.environment.read_text())["store_digest"]
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise ConfigError(
                 f"{self.environment}: cannot be read ({error}); the run is damaged"
             ) from None
-        if trained_on != schema.digest:
+        if trained_on != schema.digest and not (or_later and trained_on in schema.parents):
             raise ConfigError(
                 f"run={self.path}: trained on another store than this '{schema.name}' "
                 f"(manifest digest {trained_on}, here {schema.digest}); rows of its tables "
                 "would mean other ids; set data.store to the original one"
+                + (", or to one that goes on from it" if or_later else "")
             )
 
 
@@ -208,7 +214,7 @@ def check_resumable(old: RunConfig, new: RunConfig) -> None:
         for key, value in dataclasses.asdict(getattr(old, part)).items()
         if dataclasses.asdict(getattr(new, part))[key] != value and f"{part}.{key}" not in _FREE
     ]
-    changed += ["seed"] if old.seed != new.seed else []
+    changed += [key for key in ("seed", "start_from") if getattr(old, key) != getattr(new, key)]
     if old.embedding.optimizer == "adam":
         raise ConfigError(
             "embedding.optimizer=adam: fbgemm keeps Adam's step count out of reach of a "

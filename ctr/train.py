@@ -16,7 +16,7 @@ from ctr.config import RunConfig, parse_config
 from ctr.data.store import Store
 from ctr.distributed import Process, gather_objects, make_deterministic, process_group
 from ctr.parts import make_parts
-from ctr.pretrained import load_content_tower
+from ctr.pretrained import take_over
 from ctr.run_folder import RunFolder, check_resumable
 from ctr.stages import Stages
 from ctr.trainer import StoppedError, Trainer
@@ -79,7 +79,7 @@ def prepare(trainer: Trainer, config: RunConfig, store: Store, resume: bool) -> 
     process, folder = trainer.process, trainer.folder
     # A run that was stopped before its first checkpoint starts over, and so takes over again.
     if not (resume and trainer.resume()):
-        load_content_tower(trainer.parts.model, config.model, store.schema, process)
+        take_over(trainer.parts, config, store.schema, process)
     if resume and process.is_first:
         folder.write_config(config)
     elif process.is_first:

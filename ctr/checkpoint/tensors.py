@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from ctr.checkpoint import folder as folders
 from ctr.checkpoint.folder import Checkpoint
+from ctr.checkpoint.growth import Growth, first_rows, grown_tables
 from ctr.checkpoint.index import CheckpointError, SafeReader
 
 
@@ -111,8 +112,18 @@ def _cleanly(writer: Writer) -> Iterator[None]:
         raise CheckpointError(f"{writer.final}: cannot be written ({reason})") from error
 
 
-def load(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> None:
+def load(
+    checkpoint: Checkpoint, tensors: dict[str, Tensor], *, may_have_grown: bool = False
+) -> dict[str, Growth]:
     """Fill `tensors` in place from a checkpoint, whatever the number of processes that wrote it.
+
+    Args:
+        checkpoint: a sound one; tensors: sharded or not, by name.
+        may_have_grown: embedding tables may have more rows than the checkpoint, which stay as they
+            are; the weights of these tables must be among `tensors`.
+
+    Returns:
+        The tables that have more rows.
 
     Raises:
         CheckpointError: a tensor that is missing or of another shape (the run's configuration or
@@ -120,6 +131,8 @@ def load(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> None:
     """
     reader = SafeReader(checkpoint.path)
     stored: dict[str, Any] = reader.read_metadata().state_dict_metadata
+    grown = grown_tables(tensors, stored) if may_have_grown else {}
+    tensors = first_rows(tensors, grown)
     try:
         for name, tensor in tensors.items():
             if name not in stored:
@@ -146,3 +159,4 @@ def load(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> None:
         raise CheckpointError(
             f"{checkpoint.path}: cannot be loaded ({reason}); remove it to use the one before"
         ) from error
+    return grown

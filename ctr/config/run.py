@@ -24,6 +24,8 @@ class RunConfig:
     Attributes:
         run: folder of the run.
         resume: true to go on from its newest checkpoint; auto to do so where there is a run.
+        start_from: another run, of this store or of one that it goes on from, whose newest weights
+            and optimizer states a new run begins with; null to begin with new ones.
         seed: of weights and shuffle.
         deterministic: refuse operations whose result may change from run to run (on a GPU).
         device: auto, cpu or cuda.
@@ -36,6 +38,7 @@ class RunConfig:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     run: str = "runs/latest"
     resume: str = "false"
+    start_from: str | None = None
     seed: int = 42
     deterministic: bool = False
     device: str = "auto"
@@ -59,6 +62,13 @@ class RunConfig:
             "trainer.keep_best",
             self.trainer.keep_best,
             "needs a validation split; set data.valid_split, or trainer.keep_best=null",
+        )
+        require(
+            self.start_from is None or self.embedding.optimizer != "adam",
+            "start_from",
+            self.start_from,
+            "fbgemm keeps Adam's step count out of reach of a checkpoint; set another "
+            "embedding.optimizer, as that run has",
         )
         self._check_vectors()
         longest = self.data.history_length

@@ -109,6 +109,8 @@ class EmbeddingTables(nn.Module):
     Attributes:
         drop_nonfinite: leave a row as it is where its gradient is not finite. The update is part
             of the backward pass, so that nobody after it could.
+        trained_rows: by table, rows of a trained model's that had been there when it was trained;
+            the ids after them read row 0. Tables that are not named have no other rows.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class EmbeddingTables(nn.Module):
         super().__init__()
         self.dims = {name: shape.dim for name, shape in tables.items()}
         self.drop_nonfinite = False
+        self.trained_rows: dict[str, int] = {}
 
         def initialise(weight: Tensor, generator: torch.Generator | None = None) -> Tensor:
             low, high = -2 * init_std, 2 * init_std
@@ -182,6 +185,8 @@ class EmbeddingTables(nn.Module):
             for name in names:
                 # A table that this step does not use still takes part in the collective.
                 wanted = ids.get(name, some.new_zeros(0))
+                if name in self.trained_rows:
+                    wanted = torch.where(wanted < self.trained_rows[name], wanted, 0)
                 values_V, inverse_n = torch.unique(wanted, return_inverse=True)
                 distinct.append(values_V)
                 if name in ids:

@@ -1,15 +1,21 @@
-"""A small prepared world, and an open store of it, shared by all tests of ctr."""
+"""Small prepared worlds, an open store and a process group, shared by all tests of ctr."""
 
+import shutil
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 
 from ctr.config import RunConfig
 from ctr.data.loader import Loader
 from ctr.data.store import Store
+from ctr.distributed import process_group
 from ctr.model.catalog import ItemCatalog
-from datasets import world
+from datasets import increment, taobao_mm, world
+
+# Behaviours that some users had on the first of two days.
+CUT = 11
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +38,44 @@ def make_world(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_store(make_world) -> Path:
     return make_world(users=150, history_length=80, items=1500, categories=20, seed=1)
+
+
+@pytest.fixture(scope="session")
+def days(make_world, tmp_path_factory):
+    """A store of a day, one that goes on from it, and a full preparation of the second day alone.
+
+    They are day0, day1 and full. On the first day a third of the users is not there yet, and
+    another third has seen less.
+    """
+    folder = tmp_path_factory.mktemp("days")
+    make_world(users=60, history_length=40, items=300, categories=6, seed=4, raw=folder / "raw1")
+    shutil.copytree(folder / "raw1", folder / "raw0")
+    raw = taobao_mm.RAW
+    user, lists = raw["user_id"], (raw["history_item"], raw["history_category"])
+    for name in taobao_mm.TABLES:
+        frame = pl.read_parquet(folder / "raw0" / f"{name}.parquet")
+        if user in frame.columns:
+            frame = frame.filter(pl.col(user) % 3 != 0)
+        if lists[0] in frame.columns:
+            shorter = [
+                pl.when(pl.col(user) % 3 == 1).then(pl.col(n).list.head(CUT)).otherwise(n)
+                for n in lists
+            ]
+            frame = frame.with_columns(shorter)
+        # In groups, as the published files are.
+        frame.write_parquet(folder / "raw0" / f"{name}.parquet")
+    options = taobao_mm.Options()
+    taobao_mm.prepare_tree(folder / "raw0", folder / "day0", options, name="world")
+    taobao_mm.prepare_tree(folder / "raw1", folder / "full", options, name="world")
+    arguments = ["--store", folder / "day0", "--source", folder / "raw1", "--out", folder / "day1"]
+    assert increment.main([str(word) for word in arguments]) == 0
+    return folder
+
+
+@pytest.fixture
+def process():
+    with process_group("cpu") as process:
+        yield process
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ctr import checkpoint
 from ctr.checkpoint import CheckpointError
 from ctr.config import ConfigError, RunConfig
 from ctr.distributed import Process, process_group
 from ctr.run_folder import RunFolder
 from ctr.train import run
 from tests import starter
+from tests.ctr.saved import assert_same, tensors_of
 
 TOWER = "model.content."
 
@@ -58,30 +58,8 @@ def joined(pretraining, tmp_path):
     return config
 
 
-@pytest.fixture
-def process():
-    with process_group("cpu") as process:
-        yield process
-
-
-def tensors_of(config, step):
-    """Every tensor of a checkpoint, by name."""
-    path = RunFolder(config.run_path).checkpoints / f"step-{step:09d}"
-    entries = checkpoint.index.SafeReader(path).read_metadata().state_dict_metadata
-    found = {n: torch.zeros(e.size, dtype=e.properties.dtype) for n, e in entries.items()}
-    checkpoint.load(checkpoint.read(path), found)
-    return found
-
-
 def tower_of(config, step):
     return {n: t for n, t in tensors_of(config, step).items() if n.startswith(TOWER)}
-
-
-def assert_same(found, expected):
-    assert found.keys() == expected.keys()
-    assert len(expected) > 0
-    for name, tensor in expected.items():
-        assert torch.equal(found[name], tensor), name
 
 
 def copied(config, path):

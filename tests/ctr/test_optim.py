@@ -8,19 +8,12 @@ import torch
 from torch import nn
 
 from ctr.config import ClusterConfig, ConfigError, EmbeddingConfig, TrainerConfig
-from ctr.distributed import process_group
 from ctr.model.embeddings import EmbeddingTables, TableShape
 from ctr.optim import dense_optimizer, dense_parameters, fuse_sparse_optimizer
 from ctr.sharding import shard
 
 ROWS, DIM = 10, 8
 SLOPE_D = torch.linspace(-1.0, 2.0, DIM)
-
-
-@pytest.fixture
-def process():
-    with process_group("cpu") as process:
-        yield process
 
 
 class Scored(nn.Module):

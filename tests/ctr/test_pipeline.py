@@ -6,18 +6,11 @@ import pytest
 import torch
 
 from ctr.data.loader import Loader
-from ctr.distributed import process_group
 from ctr.model.prepared import Prepared
 from ctr.parts import make_parts
 from ctr.pipeline import Pipeline
 from ctr.run_folder import RunFolder
 from ctr.train import run
-
-
-@pytest.fixture
-def process():
-    with process_group("cpu") as process:
-        yield process
 
 
 @pytest.fixture

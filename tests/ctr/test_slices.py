@@ -11,7 +11,6 @@ import torch
 from ctr import slices
 from ctr.data.loader import BatchBuilder, Loader, Shard
 from ctr.data.store import Split
-from ctr.distributed import process_group
 from ctr.evaluate import EvaluateConfig, run_evaluation
 from ctr.inference import predict, write_predictions
 from ctr.metrics.ties import PredictionError
@@ -168,12 +167,6 @@ def test_an_idle_process_has_the_same_columns(store, batch):
         assert column.dtype == expected[name].dtype
 
 
-@pytest.fixture
-def process():
-    with process_group("cpu") as process:
-        yield process
-
-
 @pytest.mark.parametrize("rank", range(3))
 def test_what_is_noted_stays_with_its_sample(rank, store, process):
     """The part of one of three processes, which in the last step has no sample."""
@@ -242,7 +235,7 @@ def test_a_split_without_labels_is_refused_before_the_model_is_built(
 ):
     spec = store.schema.splits["test"]
     monkeypatch.setattr("ctr.schema.SplitSpec.labelled", property(lambda given: given != spec))
-    monkeypatch.setattr(RunFolder, "check_store", lambda *_: None)
+    monkeypatch.setattr(RunFolder, "check_store", lambda *_, **__: None)
     with pytest.raises(StoreError, match=r"split 'test' has no labels.*predict"):
         run_evaluation(RunFolder(tmp_path), config, EvaluateConfig(), process)
 

@@ -12,7 +12,7 @@ import ctr.step
 from ctr import checkpoint
 from ctr.checkpoint import CheckpointError, folder
 from ctr.config import TrainerConfig
-from ctr.distributed import make_deterministic, process_group
+from ctr.distributed import make_deterministic
 from ctr.evidence import read_batch
 from ctr.faults import SpikeWatch
 from ctr.run_folder import RunFolder
@@ -20,12 +20,7 @@ from ctr.schedule import rate_factor
 from ctr.step import TrainingError
 from ctr.train import run
 from ctr.trainer import StoppedError
-
-
-@pytest.fixture
-def process():
-    with process_group("cpu") as process:
-        yield process
+from tests.ctr.saved import assert_same, tensors_of
 
 
 @pytest.fixture
@@ -64,22 +59,6 @@ def rows_of(config, kind):
     return [row for row in map(json.loads, lines) if row["kind"] == kind]
 
 
-def tensors_of(config, step):
-    """Every tensor of a checkpoint, by name."""
-    path = RunFolder(config.run_path).checkpoints / f"step-{step:09d}"
-    reader = checkpoint.index.SafeReader(path)
-    entries = reader.read_metadata().state_dict_metadata
-    found = {n: torch.zeros(e.size, dtype=e.properties.dtype) for n, e in entries.items()}
-    checkpoint.load(checkpoint.read(path), found)
-    return found
-
-
-def assert_same_tensors(found, expected):
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert torch.equal(found[name], tensor), name
-
-
 def elsewhere(config, tmp_path, **changes):
     """The configuration again, in another run folder."""
     config.run = str(tmp_path / "other")
@@ -111,7 +90,7 @@ def test_a_skipped_loss_changes_nothing_and_is_counted(config, process, loss_at,
     assert rows_of(config, "skipped") == [
         {"kind": "skipped", "step": 3, "what": "loss", "skipped": 1}
     ]
-    assert_same_tensors(tensors_of(config, 3), before)
+    assert_same(tensors_of(config, 3), before)
 
 
 def test_a_skipped_gradient_leaves_every_weight_a_number(config, process, loss_at, tmp_path):
@@ -161,7 +140,7 @@ def test_sigterm_saves_and_the_resumed_run_equals_an_uninterrupted_one(
     config.resume = "false"
     config = elsewhere(config, tmp_path)
     run(config, process)
-    assert_same_tensors(stopped, tensors_of(config, 6))
+    assert_same(stopped, tensors_of(config, 6))
     for row in [*rows, *rows_of(config, "train")]:
         del row["samples_per_s"]
     assert rows == [
@@ -275,7 +254,7 @@ def test_a_plateau_goes_on_after_a_resume_as_if_nothing_had_happened(
         run(config, process)
     config.resume = "auto"
     run(config, process)
-    assert_same_tensors(tensors_of(config, steps), whole)
+    assert_same(tensors_of(config, steps), whole)
     # The rates were halved for the last epoch only, for the dense part and for the tables.
     config = elsewhere(config, tmp_path, plateau=None)
     validations(*values)
@@ -353,7 +332,7 @@ def test_tables_in_half_precision_learn_and_resume_as_they_were(config, process,
     before = tensors_of(config, 4)
     config.resume, config.trainer.max_steps = "true", 6
     run(config, process)
-    assert_same_tensors(tensors_of(config, 6), whole)
+    assert_same(tensors_of(config, 6), whole)
     assert any(not torch.equal(before[name], whole[name]) for name in tables)
 
 

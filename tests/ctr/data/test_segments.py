@@ -13,40 +13,6 @@ from ctr.data.store import Store
 from ctr.distributed import process_group
 from ctr.schema import StoreError
 from ctr.train import run
-from datasets import increment, taobao_mm
-
-CUT = 11
-
-
-@pytest.fixture(scope="module")
-def days(make_world, tmp_path_factory):
-    """A store of two days, and a full preparation of the second day's tree alone.
-
-    On the first day a third of the users is not there yet, and another third has seen less.
-    """
-    folder = tmp_path_factory.mktemp("days")
-    make_world(users=60, history_length=40, items=300, categories=6, seed=4, raw=folder / "raw1")
-    shutil.copytree(folder / "raw1", folder / "raw0")
-    raw = taobao_mm.RAW
-    user, lists = raw["user_id"], (raw["history_item"], raw["history_category"])
-    for name in taobao_mm.TABLES:
-        frame = pl.read_parquet(folder / "raw0" / f"{name}.parquet")
-        if user in frame.columns:
-            frame = frame.filter(pl.col(user) % 3 != 0)
-        if lists[0] in frame.columns:
-            shorter = [
-                pl.when(pl.col(user) % 3 == 1).then(pl.col(n).list.head(CUT)).otherwise(n)
-                for n in lists
-            ]
-            frame = frame.with_columns(shorter)
-        # In groups, as the published files are.
-        frame.write_parquet(folder / "raw0" / f"{name}.parquet")
-    options = taobao_mm.Options()
-    taobao_mm.prepare_tree(folder / "raw0", folder / "day0", options, name="world")
-    taobao_mm.prepare_tree(folder / "raw1", folder / "full", options, name="world")
-    arguments = ["--store", folder / "day0", "--source", folder / "raw1", "--out", folder / "day1"]
-    assert increment.main([str(word) for word in arguments]) == 0
-    return folder
 
 
 def raw_ids(store: Store, table: str) -> np.ndarray:

@@ -7,19 +7,12 @@ import pytest
 import torch
 
 from ctr.config import ClusterConfig, ConfigError, EmbeddingConfig
-from ctr.distributed import process_group
 from ctr.model.build import build_network, table_shapes
 from ctr.model.embeddings import EmbeddingTables, TableShape
 from ctr.optim import fuse_sparse_optimizer
 from ctr.sharding import shard
 
 SLOTS, DIM, STD = 4, 8, 0.01
-
-
-@pytest.fixture
-def process():
-    with process_group("cpu") as process:
-        yield process
 
 
 def small_tables():
