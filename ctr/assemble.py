@@ -37,7 +37,7 @@ def make_loader(
 
 
 def make_network(store: Store, config: RunConfig, process: Process) -> Network:
-    """Unsharded network, with the same weights on every process.
+    """Network whose tables `make_model` shards, with the same weights on every process.
 
     Raises:
         StoreError: the store lacks something that the model needs.
@@ -51,7 +51,8 @@ def make_network(store: Store, config: RunConfig, process: Process) -> Network:
         None if store.vector_inv_norm is None else torch.from_numpy(store.vector_inv_norm),
     )
     catalog = _placed(whole, config.data.vectors, process)
-    return build_network(store.schema, catalog, config.model, config.embedding)
+    sharded = config.embedding.sharding != ["data_parallel"]
+    return build_network(store.schema, catalog, config.model, config.embedding, sharded=sharded)
 
 
 def _placed(catalog: ItemCatalog, vectors: str, process: Process) -> ItemCatalog:

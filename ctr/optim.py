@@ -12,7 +12,6 @@ import torch
 import torchrec.optim
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import WeightDecayMode
 from torch import nn
-from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from ctr.config import ConfigError, EmbeddingConfig, TrainerConfig
@@ -53,7 +52,12 @@ def fuse_sparse_optimizer(tables: nn.Module, config: EmbeddingConfig, device: to
         collection.to(device).update_in_backward(config.optimizer, options)
     whole = {id(parameter) for collection in replicated for parameter in collection.parameters()}
     sharded = [parameter for parameter in tables.parameters() if id(parameter) not in whole]
-    apply_optimizer_in_backward(_SPARSE[config.optimizer], sharded, options)
+    for parameter in sharded:
+        # What TorchRec's sharder looks for. `apply_optimizer_in_backward` would also make an
+        # optimizer of torch for the whole table, and keep both for as long as the process lives.
+        parameter._optimizer_classes = [_SPARSE[config.optimizer]]  # type: ignore[attr-defined]
+        parameter._optimizer_kwargs = [dict(options)]  # type: ignore[attr-defined]
+        parameter._in_backward_optimizers = []  # type: ignore[attr-defined]
 
 
 def dense_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -18,15 +18,17 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 
 from ctr.data.batch import Batch
 from ctr.data.loader import Loader
+from ctr.model.embeddings import EmbeddingTables
 from ctr.model.network import Network
 from ctr.model.prepared import Prepared
 from ctr.stages import Stages
-from ctr.streams import SideStream, keep_for_this_stream
+from ctr.streams import Mark, SideStream, keep_for_this_stream
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,47 @@ class Step:
     inputs: Batch | Prepared
 
 
-@dataclass
 class _Flight:
-    """A step on its way: `prepared` while it is searched, then `ready`."""
+    """A step on its way. Each stage does what the one before has not done yet.
 
-    host: Batch
-    batch: Batch
-    prepared: Future[Prepared] | None = None
-    ready: Prepared | None = None
+    Args:
+        host: the batch; batch: the same on the device, from the moment `copied` on.
+    """
+
+    def __init__(self, host: Batch, batch: Batch, copied: Mark) -> None:
+        self.host, self.batch, self.copied = host, batch, copied
+        self.searching: Future[tuple[Prepared, Mark]] | None = None
+        self.ready: Prepared | None = None
+        self.sent = Mark()
+        self.exchanged = False
+
+    def announce(self, tables: EmbeddingTables, sending: SideStream, stages: Stages) -> None:
+        """Tell the other processes how many ids go where, once it is searched."""
+        if self.searching is None or self.ready is not None:
+            return
+        with stages.running("wait for the search"):
+            found, searched = self.searching.result()
+        with stages.running("announce ids"), sending.running(searched) as self.sent:
+            keep_for_this_stream(found)
+            self.ready = found.send(tables)
+
+    def exchange(self, tables: EmbeddingTables, sending: SideStream, stages: Stages) -> None:
+        """Let the ids travel."""
+        self.announce(tables, sending, stages)
+        if self.ready is not None and not self.exchanged:
+            with stages.running("send ids"), sending.running() as self.sent:
+                self.ready.exchange()
+            self.exchanged = True
+
+    def land(self) -> Step:
+        """The step, for the current stream to read."""
+        self.copied.wait()
+        keep_for_this_stream(self.batch)
+        if self.ready is None:
+            return Step(self.host, self.batch, self.batch)
+        self.sent.wait()
+        keep_for_this_stream(self.ready)
+        return Step(self.host, self.batch, self.ready)
 
 
 class Pipeline:
@@ -111,18 +146,19 @@ class Pipeline:
             yield batch
 
     def _start(self, host: Batch, searcher: ThreadPoolExecutor) -> _Flight:
-        with self.stages.running("copy"), self._copying.running():
+        with self.stages.running("copy"), self._copying.running() as copied:
             batch = host.to(self.device, non_blocking=True)
-        flight = _Flight(host, batch)
+        flight = _Flight(host, batch, copied)
         if self.network.searches_ahead:
-            flight.prepared = searcher.submit(self._prepare, batch)
+            flight.searching = searcher.submit(self._prepare, batch, copied)
         return flight
 
-    def _prepare(self, batch: Batch) -> Prepared:
+    def _prepare(self, batch: Batch, copied: Mark) -> tuple[Prepared, Mark]:
         """In the searcher's thread."""
-        with self.stages.running("search"), self._searching.running(after=self._copying):
+        with self.stages.running("search"), self._searching.running(copied) as searched:
             keep_for_this_stream(batch)
-            return self.network.prepare(batch)
+            found = self.network.prepare(batch)
+        return found, searched
 
     def _next(self, flights: deque[_Flight]) -> Step:
         """The oldest step, once those behind it have moved on.
@@ -130,27 +166,9 @@ class Pipeline:
         What it and the one behind it need was started in the calls before, except at the start of
         an epoch.
         """
-        for place in range(3):
-            if place < len(flights):
-                self._move(flights[place], receive=place < 2)
-        flight = flights.popleft()
-        self._copying.wait()
-        keep_for_this_stream(flight.batch)
-        if flight.ready is None:
-            return Step(flight.host, flight.batch, flight.batch)
-        self._sending.wait()
-        keep_for_this_stream(flight.ready)
-        return Step(flight.host, flight.batch, flight.ready)
-
-    def _move(self, flight: _Flight, receive: bool) -> None:
-        """Announce a flight's ids as soon as it is searched, or let them travel."""
-        if flight.prepared is not None:
-            with self.stages.running("wait for the search"):
-                found = flight.prepared.result()
-            flight.prepared = None
-            with self.stages.running("announce ids"), self._sending.running(after=self._searching):
-                keep_for_this_stream(found)
-                flight.ready = found.send(self.network.tables)
-        if receive and flight.ready is not None:
-            with self.stages.running("send ids"), self._sending.running():
-                flight.ready.exchange()
+        outward = self.network.tables, self._sending, self.stages
+        for flight in islice(flights, 2):
+            flight.exchange(*outward)
+        for flight in islice(flights, 2, 3):
+            flight.announce(*outward)
+        return flights.popleft().land()

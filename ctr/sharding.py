@@ -11,6 +11,7 @@ from torchrec.distributed.types import ShardingPlan
 from ctr.cluster import own_cluster
 from ctr.config import ClusterConfig, EmbeddingConfig
 from ctr.distributed import Process, broadcast_first
+from ctr.model.embeddings import EmbeddingTables
 from ctr.model.replicated import ReplicatedCollection
 from ctr.planning import PlanError, make_plan, model_tables
 
@@ -56,6 +57,9 @@ def shard(
         data_parallel_wrapper=DefaultDataParallelWrapper(params_to_ignore=_replicated(model)),
     )
     _fix_buckets(sharded)
+    for module in model.modules():
+        if isinstance(module, EmbeddingTables):
+            module.start()
     return sharded
 
 

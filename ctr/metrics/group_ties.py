@@ -131,7 +131,8 @@ def _top(
     discounts = _discounts(k)
     # Tied rows come in any order, so each place of a tie gains the tie's share of clicks.
     gain = clicks / size * (discounts[np.minimum(end, k)] - discounts[place])
-    dcg_G = np.bincount(number, gain, groups)
+    # Of no rows bincount gives int64, weights or not: all may lie past the k-th place.
+    dcg_G = np.bincount(number, gain, groups).astype(np.float64)
     inside = end <= k
     miss_G = (np.bincount(number[inside], clicks[inside], groups) == 0).astype(np.float64)
     # One tie of a group at most is cut by the k-th place.

@@ -49,9 +49,18 @@ def table_shapes(schema: StoreSchema, config: EmbeddingConfig) -> dict[str, Tabl
 
 
 def build_network(
-    schema: StoreSchema, catalog: ItemCatalog, model: ModelConfig, embedding: EmbeddingConfig
+    schema: StoreSchema,
+    catalog: ItemCatalog,
+    model: ModelConfig,
+    embedding: EmbeddingConfig,
+    *,
+    sharded: bool = False,
 ) -> Network:
     """The network that `model` describes, for the features of a store.
+
+    Args:
+        schema: of the store; catalog: of its items; model, embedding: configuration.
+        sharded: the tables are left to `ctr.sharding.shard` to be made.
 
     Raises:
         StoreError: the store lacks vectors or a feature that the model needs.
@@ -86,7 +95,11 @@ def build_network(
     head_width += tower.width if tower else 0
     return Network(
         tables=EmbeddingTables(
-            shapes, embedding.init_std, embedding.replicated, half=embedding.precision == "fp16"
+            shapes,
+            embedding.init_std,
+            embedding.replicated,
+            half=embedding.precision == "fp16",
+            sharded=sharded,
         ),
         catalog=catalog,
         features=Features(schema.user, schema.sample, schema.item),

@@ -15,7 +15,9 @@ from torchrec.distributed.types import ShardedModule
 from torchrec.modules.embedding_configs import DataType
 
 from ctr.model.managed_rows import ManagedRows
-from ctr.model.replicated import set_apart
+from ctr.model.replicated import SUFFIX, ReplicatedCollection
+from ctr.model.table_parts import Initial, table_parts
+from ctr.streams import keep_for_this_stream
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,8 @@ class Travel:
         """What `collection(ids)` would have returned."""
         self.exchange()
         ids = self.ids.wait()
-        if self.context is not None and torch.cuda.is_available():
-            # They were made on a side stream, whose memory must outlast the reading here.
-            for made in (ids, self.context):
-                made.record_stream(torch.cuda.current_stream())
+        # They may have been made on a side stream, and are read on this one.
+        keep_for_this_stream((ids, self.context))
         found: dict[str, JaggedTensor] = self.collection.compute_and_output_dist(self.context, ids)
         return found
 
@@ -105,6 +105,8 @@ class EmbeddingTables(nn.Module):
         replicated: tables that every process holds whole.
         device: of the weights; meta for tables that are planned and never made.
         half: keep the weights in float16; embeddings and optimizer states are float32.
+        sharded: the other tables are made by `ctr.sharding.shard`, each process its part of them,
+            since the whole of one may fit nowhere.
 
     Attributes:
         drop_nonfinite: leave a row as it is where its gradient is not finite. The update is part
@@ -120,39 +122,44 @@ class EmbeddingTables(nn.Module):
         replicated: frozenset[str] = frozenset(),
         device: str = "cpu",
         half: bool = False,
+        sharded: bool = False,
     ) -> None:
         super().__init__()
         self.dims = {name: shape.dim for name, shape in tables.items()}
         self.drop_nonfinite = False
         self.trained_rows: dict[str, int] = {}
-
-        def initialise(weight: Tensor, generator: torch.Generator | None = None) -> Tensor:
-            low, high = -2 * init_std, 2 * init_std
-            return nn.init.trunc_normal_(weight, std=init_std, a=low, b=high, generator=generator)
-
+        self.initial = Initial(init_std, int(torch.randint(2**62, ())))
         self.collections = nn.ModuleDict()
         self.names: dict[str, list[str]] = {}
         for dim in sorted(set(self.dims.values())):
-            configs = [
-                EmbeddingConfig(
-                    name=name,
-                    embedding_dim=dim,
-                    num_embeddings=shape.rows,
-                    feature_names=[name],
-                    data_type=DataType.FP16 if half else DataType.FP32,
-                    init_fn=initialise,
-                )
-                for name, shape in sorted(tables.items())
-                if shape.dim == dim
-            ]
-            whole = EmbeddingCollection(tables=configs, device=torch.device(device))
-            for key, part in set_apart(f"dim_{dim}", whole, replicated).items():
-                self.collections[key] = part
-                self.names[key] = [config.name for config in part.embedding_configs()]
+            names = [name for name in sorted(tables) if tables[name].dim == dim]
+            for kind, key, some in (
+                (EmbeddingCollection, f"dim_{dim}", [n for n in names if n not in replicated]),
+                (ReplicatedCollection, f"dim_{dim}{SUFFIX}", [n for n in names if n in replicated]),
+            ):
+                if some:
+                    configs = [_config(name, tables[name], half) for name in some]
+                    # Drawn are the weights later, and by nobody who does not hold them.
+                    self.collections[key] = kind(tables=configs, device=torch.device("meta"))
+                    self.names[key] = some
         eviction = {name: shape.eviction for name, shape in tables.items() if shape.eviction}
         slots = {name: tables[name].rows for name in eviction}
         with torch.device(device):
-            self.managed = ManagedRows(slots, eviction, initialise) if slots else None
+            self.managed = ManagedRows(slots, eviction, self.initial) if slots else None
+        for key, collection in self.collections.items():
+            if device != "meta" and not (sharded and type(collection) is EmbeddingCollection):
+                self._start(key, collection.to_empty(device=device))
+
+    def start(self) -> None:
+        """Draw what this process holds of the tables that are sharded by now."""
+        for key, collection in self.collections.items():
+            if isinstance(collection, ShardedModule):
+                self._start(key, collection)
+
+    def _start(self, key: str, collection: nn.Module) -> None:
+        for table in self.names[key]:
+            for part in table_parts(collection, table):
+                self.initial.fill(table, part)
 
     def forward(self, ids: dict[str, Tensor]) -> dict[str, Tensor]:
         """Embeddings of ids, table by table; each distinct id travels once.
@@ -251,6 +258,18 @@ class EmbeddingTables(nn.Module):
         names = self.names[key]
         rows = torch.cat([self.managed.rows(name, jagged[name].values()) for name in names])
         return KeyedJaggedTensor(keys=names, values=rows, lengths=jagged.lengths())
+
+
+def _config(name: str, shape: TableShape, half: bool) -> EmbeddingConfig:
+    return EmbeddingConfig(
+        name=name,
+        embedding_dim=shape.dim,
+        num_embeddings=shape.rows,
+        feature_names=[name],
+        data_type=DataType.FP16 if half else DataType.FP32,
+        # TorchRec would draw rows in an order that depends on how they are sharded.
+        init_fn=lambda weight: weight,
+    )
 
 
 def _finite_rows(grad_VD: Tensor) -> Tensor:

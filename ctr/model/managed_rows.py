@@ -1,24 +1,17 @@
 """Tables whose ids come and go: rows in place of ids, and rows that start anew.
 
 Shape legend: V distinct ids of one table, on this process or on all, A rows that changed hands, D
-width of a table, R rows and W columns of this process's part of it.
+width of a table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torchrec.distributed.types import ShardedModule
 
 from ctr.model.managed_ids import ManagedIds
-
-# Fills a tensor with what weights start from.
-Initialise = Callable[[Tensor, torch.Generator | None], Tensor]
+from ctr.model.table_parts import Initial, table_parts
 
 
 class ManagedRows(nn.Module):
@@ -30,16 +23,14 @@ class ManagedRows(nn.Module):
     Args:
         slots: rows of each table, row 0 included.
         eviction: policy of each table, as of ManagedIds.
-        initialise: what a row starts from.
+        initial: what a row starts from.
     """
 
     seed: Tensor
 
-    def __init__(
-        self, slots: dict[str, int], eviction: dict[str, str], initialise: Initialise
-    ) -> None:
+    def __init__(self, slots: dict[str, int], eviction: dict[str, str], initial: Initial) -> None:
         super().__init__()
-        self.initialise = initialise
+        self.initial = initial
         self.ids = nn.ModuleDict(
             {table: ManagedIds(slots[table], eviction[table]) for table in sorted(slots)}
         )
@@ -74,9 +65,11 @@ class ManagedRows(nn.Module):
                 self._restart(collections[table], table, rows_A, seed)
 
     def _restart(self, collection: nn.Module, table: str, rows_A: Tensor, seed: int) -> None:
-        parts, width = _parts(collection, table)
         generator = torch.Generator().manual_seed(seed)
-        start_AD = self.initialise(torch.empty(rows_A.numel(), width), generator)
+        parts = table_parts(collection, table)
+        if not parts:
+            return
+        start_AD = self.initial.draw(torch.empty(rows_A.numel(), parts[0].width), generator)
         start_AD = start_AD.to(rows_A.device)
         for part in parts:
             local_A = rows_A - part.first_row
@@ -86,39 +79,6 @@ class ManagedRows(nn.Module):
             part.weight_RW[local] = start_AD[mine_A, columns].to(part.weight_RW.dtype)
             for state in part.states:
                 state[local] = 0
-
-
-@dataclass(frozen=True)
-class _Part:
-    """What this process holds of a table.
-
-    Attributes:
-        weight_RW: from `first_row` and `first_column` of the table on.
-        states: of the optimizer that is fused into the table; [R] or [R, W] each.
-    """
-
-    weight_RW: Tensor
-    first_row: int
-    first_column: int
-    states: list[Tensor]
-
-
-def _parts(collection: nn.Module, table: str) -> tuple[list[_Part], int]:
-    """The parts of a table that this process holds, and its width."""
-    name = f"embeddings.{table}.weight"
-    weight: Any = collection.state_dict()[name]
-    width = int(weight.size(1))
-    if not isinstance(collection, ShardedModule):
-        return [_Part(weight.detach(), 0, 0, [])], width
-    states = collection.fused_optimizer.state_dict()["state"].get(name, {}).values()
-    states = [state.local_shards() for state in states if hasattr(state, "local_shards")]
-    parts = []
-    # A row-wise state has offsets of its own where columns are sharded: its shards go by order.
-    for index, shard in enumerate(weight.local_shards()):
-        row, column = shard.metadata.shard_offsets
-        own = [shards[index].tensor.detach() for shards in states]
-        parts.append(_Part(shard.tensor.detach(), row, column, own))
-    return parts, width
 
 
 def _of_all_processes(distinct: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ Shape legend: N rows of a table, D its width.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -51,33 +50,6 @@ class ReplicatedCollection(EmbeddingCollection, FusedOptimizerModule):
     def fused_optimizer(self) -> KeyedOptimizer:
         """Of these tables: TorchRec makes it a part of the whole model's."""
         return self._optimizer or KeyedOptimizer({}, {}, [])
-
-
-def set_apart(
-    key: str, whole: EmbeddingCollection, replicated: Collection[str]
-) -> dict[str, EmbeddingCollection]:
-    """A collection, or the two that it falls into, by their names; with the very same weights.
-
-    Args:
-        key: name of the collection; whole: with the weights that it starts from.
-        replicated: names of tables, its own or others.
-    """
-    configs = whole.embedding_configs()
-    parts = {
-        key: (EmbeddingCollection, [c for c in configs if c.name not in replicated]),
-        key + SUFFIX: (ReplicatedCollection, [c for c in configs if c.name in replicated]),
-    }
-    if not parts[key + SUFFIX][1]:
-        return {key: whole}
-    found = {}
-    # A collection draws weights as it is made, which are thrown away here.
-    with torch.random.fork_rng(devices=[]):
-        for name, (kind, tables) in parts.items():
-            if tables:
-                found[name] = kind(tables=tables, device=whole.device)
-                for table in tables:
-                    found[name].embeddings[table.name] = whole.embeddings[table.name]
-    return found
 
 
 class _TableOptimizer(KeyedOptimizer):

@@ -102,6 +102,18 @@ def test_metrics_inside_groups(made, block_rows, part_rows, k):
         assert found.hit_rate[at] == pytest.approx(hits, **EXACT)
 
 
+def test_a_group_longer_than_several_blocks():
+    random = np.random.default_rng(0)
+    label = (random.random(40) < 0.3).astype(np.uint8)
+    score = random.random(40).astype(np.float32)
+    group = np.ones(40, dtype=np.uint32)
+    found = group_metrics(score_keys(label, score), group, ks=[1, 3], block_rows=5)
+    assert found.gauc == pytest.approx(roc_auc_score(label, score), **EXACT)
+    for k in (1, 3):
+        assert found.ndcg[k] == pytest.approx(one_ndcg(label, score, k), **EXACT)
+        assert found.hit_rate[k] == hit_rate(label, score, k)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_many_rows_in_many_parts(dtype):
     random = np.random.default_rng(0)
