@@ -18,6 +18,9 @@ import torch.distributed as dist
 
 from ctr.config import ConfigError
 
+# After which collectives of this job give up; None for what torch takes.
+_timeout: timedelta | None = None
+
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
@@ -102,14 +105,25 @@ def process_group(device: str, timeout: float | None = None) -> Iterator[Process
         # torchrun sets OMP_NUM_THREADS=1 for several processes, however many cores there are.
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world_size))
     backend = "nccl" if use_cuda else "gloo"
+    global _timeout
+    _timeout = None if timeout is None else timedelta(seconds=timeout)
     if "RANK" in os.environ:
-        _join_started(backend, None if timeout is None else timedelta(seconds=timeout))
+        _join_started(backend, _timeout)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     try:
         yield Process(rank, world_size, local_world_size, chosen)
     finally:
         dist.destroy_process_group()
+
+
+def new_group(backend: str | None = None) -> dist.ProcessGroup:
+    """A group of all processes, whose collectives give up when those of the default group do.
+
+    Args:
+        backend: nccl or gloo; None for that of the default group.
+    """
+    return dist.new_group(backend=backend, timeout=_timeout)
 
 
 def _join_started(backend: str, timeout: timedelta | None) -> None:

@@ -82,7 +82,10 @@ def run_evaluation(
     found |= {name: column[found["sample"]] for name, column in of_store.items()}
     write_predictions(folder.predictions(split_name), found)
     values = without_nan(metrics.as_dict())
-    folder.evaluation(split_name).write_text(json.dumps(values, indent=2) + "\n")
+    path = folder.evaluation(split_name)
+    aside = path.with_suffix(".tmp")
+    aside.write_text(json.dumps(values, indent=2) + "\n")
+    aside.replace(path)
     return metrics
 
 

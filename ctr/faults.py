@@ -17,13 +17,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ctr.distributed import new_group
+
 
 class Votes:
     """Tells all processes what any of them has seen; made on all processes at once."""
 
     def __init__(self) -> None:
         self.alone = dist.get_world_size() == 1
-        self.group = None if self.alone else dist.new_group(backend="gloo")
+        self.group = None if self.alone else new_group(backend="gloo")
 
     def any(self, *seen: bool) -> tuple[bool, ...]:
         """For each flag, whether any process has raised it."""
@@ -104,15 +106,14 @@ def gradient_norm(parameters: Sequence[Tensor]) -> Tensor:
 
 
 class Statistics:
-    """Running statistics of a model, which a skipped step must not have touched.
+    """Running statistics of a model, which a step that goes wrong must not have touched.
 
     Args:
         model: whose persistent floating buffers they are.
-        enabled: False to keep nothing.
     """
 
-    def __init__(self, model: nn.Module, enabled: bool) -> None:
-        state = model.state_dict() if enabled else {}
+    def __init__(self, model: nn.Module) -> None:
+        state = model.state_dict()
         self.live = [b for n, b in model.named_buffers() if n in state and b.is_floating_point()]
         self.kept: list[Tensor] = []
 

@@ -33,7 +33,6 @@ def make_parts(
     """
     split = store.split(config.data.train_split)
     network = make_network(store, config, process)
-    network.tables.drop_nonfinite = config.trainer.on_nonfinite == "skip"
     fuse_sparse_optimizer(network.tables, config.embedding, process.device)
     costs = _costs(network)
     model = make_model(network, config, process)

@@ -27,7 +27,7 @@ from ctr.data.loader import Loader
 from ctr.model.embeddings import EmbeddingTables
 from ctr.model.network import Network
 from ctr.model.prepared import Prepared
-from ctr.stages import Stages
+from ctr.stages import SEARCHED, Stages
 from ctr.streams import Mark, SideStream, keep_for_this_stream
 
 
@@ -64,7 +64,7 @@ class _Flight:
         """Tell the other processes how many ids go where, once it is searched."""
         if self.searching is None or self.ready is not None:
             return
-        with stages.running("wait for the search"):
+        with stages.running(SEARCHED):
             found, searched = self.searching.result()
         with stages.running("announce ids"), sending.running(searched) as self.sent:
             keep_for_this_stream(found)

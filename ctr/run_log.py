@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from ctr.run_folder import RunFolder
+
+_log = logging.getLogger(__name__)
 
 
 class RunLog:
@@ -83,8 +86,23 @@ def _drop_rows(path: Path, drop: Callable[[dict[str, Any]], bool]) -> None:
     """Remove what a resumed run is about to repeat, and a last line that a kill cut short."""
     if not path.exists():
         return
-    lines = path.read_text().split("\n")[:-1]
-    kept = [line for line in lines if not drop(json.loads(line))]
+    lines = path.read_bytes().split(b"\n")[:-1]
+    rows = [(line, _row(line)) for line in lines]
+    damaged = sum(row is None for _, row in rows)
+    if damaged:
+        # What stood there was not synced when the power went; checkpoints are.
+        _log.warning("%s: %d damaged lines are dropped", path, damaged)
+    kept = [line for line, row in rows if row is not None and not drop(row)]
     aside = path.with_suffix(".tmp")
-    aside.write_text("".join(line + "\n" for line in kept))
+    aside.write_bytes(b"".join(line + b"\n" for line in kept))
     os.replace(aside, path)
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """What a line says, or None of one that no run wrote."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    whole = isinstance(row, dict) and isinstance(row.get("step"), int)
+    return {"kind": None, **row} if whole else None

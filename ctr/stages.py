@@ -10,6 +10,11 @@ from dataclasses import dataclass
 
 from torch.profiler import record_function
 
+# Stages that are no part of a step, which the watchdog gives more time.
+START, VALIDATION, CHECKPOINT = "start", "validation", "checkpoint"
+# Waiting for a search ahead to end.
+SEARCHED = "wait for the search"
+
 
 @dataclass(frozen=True)
 class Span:
@@ -45,7 +50,7 @@ class Stages:
     def __init__(self, recorded: bool = False) -> None:
         self.recorded = recorded
         self.spans: list[Span] = []
-        self.now = Now("start", 0, time.monotonic())
+        self.now = Now(START, 0, time.monotonic())
         self._thread = threading.get_ident()
 
     @contextmanager
@@ -56,7 +61,7 @@ class Stages:
         begin = time.perf_counter()
         with record_function(name):
             yield
-        self._move("between stages" if outer == "start" else outer)
+        self._move("between stages" if outer == START else outer)
         if self.recorded:
             thread = threading.current_thread().name
             self.spans.append(Span(name, thread, begin, time.perf_counter()))

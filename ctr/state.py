@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import Tensor, nn
 from torchrec.distributed import DistributedModelParallel
@@ -9,18 +11,26 @@ from torchrec.distributed import DistributedModelParallel
 from ctr.distributed import Process
 from ctr.model.replicated import SUFFIX
 
+# A collection of replicated tables.
+_REPLICATED = re.compile(rf"(\bcollections\.dim_\d+){SUFFIX}\.")
+
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Weights and running statistics, sharded ones as ShardedTensor."""
     tensors = model.state_dict()
-    return {f"model.{name.replace(SUFFIX, '')}": tensor for name, tensor in tensors.items()}
+    return {f"model.{_stored_name(name)}": tensor for name, tensor in tensors.items()}
+
+
+def _stored_name(name: str) -> str:
+    """A name that does not tell whether a table is sharded or on every process."""
+    return _REPLICATED.sub(r"\1.", name)
 
 
 def sparse_optimizer_tensors(model: DistributedModelParallel) -> dict[str, Tensor]:
     """States of the optimizers that are fused into the embedding tables."""
     states = model.fused_optimizer.state_dict()["state"]
     return {
-        f"sparse_optimizer.{parameter.replace(SUFFIX, '')}.{name}": tensor
+        f"sparse_optimizer.{_stored_name(parameter)}.{name}": tensor
         for parameter, state in states.items()
         for name, tensor in state.items()
         if not isinstance(tensor, int | float)
@@ -70,7 +80,9 @@ def random_tensors(process: Process) -> dict[str, Tensor]:
 
 
 def restore_random(states: dict[str, Tensor], process: Process) -> None:
-    """Set the random generators to what `random_tensors` returned."""
-    torch.set_rng_state(states[f"random.{process.rank}.cpu"])
-    if process.device.type == "cuda":
-        torch.cuda.set_rng_state(states[f"random.{process.rank}.cuda"], process.device)
+    """Set the random generators that are among `states` to what `random_tensors` returned."""
+    for name, state in states.items():
+        if name == f"random.{process.rank}.cpu":
+            torch.set_rng_state(state)
+        elif name == f"random.{process.rank}.cuda":
+            torch.cuda.set_rng_state(state, process.device)

@@ -23,6 +23,7 @@ from ctr.pipeline import Pipeline, Step
 from ctr.progress import Progress
 from ctr.run_folder import RunFolder
 from ctr.run_log import RunLog
+from ctr.stages import CHECKPOINT
 from ctr.state import dense_optimizer_tensors, model_tensors, sparse_optimizer_tensors
 
 
@@ -84,7 +85,7 @@ class TrainStep:
         self.parts, self.process, self.config = parts, process, config
         self.folder, self.checkpointer = folder, checkpointer
         self.votes = Votes()
-        self.statistics = Statistics(parts.model, config.on_nonfinite == "skip")
+        self.statistics = Statistics(parts.model)
 
     def take(self, step: Step, progress: Progress, log: RunLog, stop: StopRequest) -> bool:
         """Take a step and count it.
@@ -143,14 +144,11 @@ class TrainStep:
 
     def _nonfinite(self, what: str, batch: Batch, progress: Progress, log: RunLog) -> None:
         step = progress.step + 1
+        # As they were before the step: what is looked at later must not bear its traces.
+        self.statistics.put_back()
         if progress.skipped < self._EVIDENCE:
-            name = f"step-{step:09d}.rank-{self.process.rank:04d}.pt"
-            write_batch(self.folder.nonfinite / name, batch)
-            about = {"world_size": self.process.world_size, "what": what}
-            writer = checkpoint.Writer(self.folder.nonfinite, step, about, self._EVIDENCE)
-            # The group may be in use by a checkpoint that is still being written.
-            self.checkpointer.wait()
-            checkpoint.save(self.parts.tensors(), writer, self.checkpointer.group)
+            with self.parts.pipeline.stages.running(CHECKPOINT):
+                self._write_evidence(what, step, batch)
         if self.config.on_nonfinite == "stop":
             raise TrainingError(
                 f"step {step}: the {what} is not finite; batch and state are in "
@@ -158,6 +156,21 @@ class TrainStep:
                 f"{step}); lower trainer.lr or embedding.lr, set trainer.clip_norm, or skip such "
                 "steps with trainer.on_nonfinite=skip"
             )
-        self.statistics.put_back()
         progress.skipped += 1
         log.write("skipped", step, {"what": what, "skipped": progress.skipped})
+
+    def _write_evidence(self, what: str, step: int, batch: Batch) -> None:
+        """The batch of each process and the state, for `tools.replay_batch`.
+
+        Rows of tables with a finite gradient have taken the step already, where it is a gradient
+        that is not finite.
+        """
+        name = f"step-{step:09d}.rank-{self.process.rank:04d}.pt"
+        write_batch(self.folder.nonfinite / name, batch)
+        about = {"world_size": self.process.world_size, "what": what}
+        writer = checkpoint.Writer(
+            self.folder.nonfinite, step, about, self._EVIDENCE, drop_later=False
+        )
+        # The group may be in use by a checkpoint that is still being written.
+        self.checkpointer.wait()
+        checkpoint.save(self.parts.tensors(), writer, self.checkpointer.group)

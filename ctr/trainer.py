@@ -22,6 +22,7 @@ from ctr.progress import Progress, Stopwatch, Window
 from ctr.run_folder import RunFolder
 from ctr.run_log import RunLog, SampleLog
 from ctr.schedule import RateSchedule
+from ctr.stages import CHECKPOINT, VALIDATION
 from ctr.state import random_tensors, restore_random
 from ctr.step import Parts, TrainStep
 from ctr.validation import Validation
@@ -96,7 +97,7 @@ class Trainer:
                 while not (self._done() or self.validation.exhausted):
                     self._epoch(log, samples)
                 self._save()
-                with self.parts.pipeline.stages.running("checkpoint"):
+                with self.parts.pipeline.stages.running(CHECKPOINT):
                     self.checkpointer.wait()
             if self.process.is_first:
                 self.checkpointer.prune(self.validation.standing.best)
@@ -122,7 +123,7 @@ class Trainer:
         with bar, closing(self.parts.pipeline.steps(self.parts.loader)) as steps:
             self._steps(steps, log, samples, bar)
         # Before the checkpoint, so that a run killed in between validates again.
-        with self.parts.pipeline.stages.running("validation"):
+        with self.parts.pipeline.stages.running(VALIDATION):
             self.validation.run(self.progress.step, log)
         self._save()
 
@@ -146,7 +147,8 @@ class Trainer:
                 self._save()
                 self.progress.window.started = self.stopwatch.start()
             if stop:
-                self.checkpointer.wait()
+                with self.parts.pipeline.stages.running(CHECKPOINT):
+                    self.checkpointer.wait()
                 raise StoppedError(f"stopped by SIGTERM after step {self.progress.step}")
             if self._last_step():
                 break
@@ -190,7 +192,7 @@ class Trainer:
         state = self.progress.step, self.validation.standing
         if state == self.saved:
             return
-        with self.parts.pipeline.stages.running("checkpoint"):
+        with self.parts.pipeline.stages.running(CHECKPOINT):
             # A checkpoint that is still being written uses the same group in its thread.
             self.checkpointer.wait()
             loader = self.parts.loader.state_dict()
@@ -203,10 +205,13 @@ class Trainer:
     def _restore(self, found: checkpoint.Checkpoint) -> None:
         stored = found.progress
         tensors, random = self.parts.tensors(), random_tensors(self.process)
-        alike = stored["world_size"] == self.process.world_size
-        checkpoint.load(found, {**tensors, **random} if alike else tensors)
-        if alike:
-            restore_random(random, self.process)
+        # A GPU's generators are not in the checkpoint of a run that had none.
+        there = (
+            checkpoint.names(found) if stored["world_size"] == self.process.world_size else set()
+        )
+        random = {name: state for name, state in random.items() if name in there}
+        checkpoint.load(found, {**tensors, **random})
+        restore_random(random, self.process)
         self.progress.restore(stored, self.process)
         self.validation.restore(stored)
         self.saved = self.progress.step, self.validation.standing

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ctr.stages import CHECKPOINT, START, VALIDATION
+
 # How many times the timeout a stage may take that is no step, or the first step, which compiles.
 LONG = 3
 DONE = "done"
-_LONG_STAGES = ("start", "validation", "checkpoint")
+_LONG_STAGES = (START, VALIDATION, CHECKPOINT)
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Report:
     moves: int = -1
     step: int | None = None
     first: bool = True
-    stage: str = "start"
+    stage: str = START
     standing: float = 0.0
     waits: bool = False
     where: str = ""

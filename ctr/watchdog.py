@@ -25,7 +25,7 @@ import torch.distributed as dist
 
 from ctr.distributed import Process
 from ctr.errors import UserError
-from ctr.stages import Stages
+from ctr.stages import SEARCHED, Stages
 from ctr.verdict import DONE, LONG, Report, Seen, says, verdict
 
 _log = logging.getLogger(__name__)
@@ -34,8 +34,10 @@ _log = logging.getLogger(__name__)
 EXIT_CODE = 75
 # Beats that a process must miss to count as silent.
 _SILENT = 6
-# Files in which a main thread is that waits for other processes.
+# Files in which a main thread is that waits for other processes, and those among them that do work
+# of their own; where a checkpoint is agreed on, the innermost call is one of the former.
 _WAITS = ("torch/distributed/", "torchrec/distributed/", "torch/autograd/")
+_WORKS = ("torch/distributed/checkpoint/", "torchrec/distributed/planner/")
 
 
 def group_timeout(timeout: float) -> float:
@@ -185,6 +187,8 @@ class Watchdog:
         now, step = self.stages.now, self._step()
         standing = time.monotonic() - now.since
         waits, where = _call(self._main) if standing > 2 * self.interval else (False, "")
+        # The search in the other thread may wait for the vectors of other processes.
+        waits = waits or now.name == SEARCHED
         return Report(
             beat=self._own.beat + 1,
             moves=now.moves,
@@ -233,4 +237,9 @@ def _call(thread: int) -> tuple[bool, str]:
     code = frame.f_code
     file = code.co_filename.replace(os.sep, "/")
     name = "/".join(file.split("/")[-2:])
-    return any(part in file for part in _WAITS), f"{name}:{frame.f_lineno} ({code.co_name})"
+    return waits_in(file), f"{name}:{frame.f_lineno} ({code.co_name})"
+
+
+def waits_in(file: str) -> bool:
+    """Whether a thread whose innermost call is in this source file waits for other processes."""
+    return any(part in file for part in _WAITS) and not any(part in file for part in _WORKS)

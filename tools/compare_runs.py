@@ -28,6 +28,10 @@ from ctr.metrics.telling import caution, told
 from ctr.metrics.ties import PredictionError
 from ctr.run_folder import RunFolder
 from ctr.slices import ALL, wanted_slices
+from tools.arguments import whole_number
+
+# Of resamples; fewer tell nothing of where an interval ends.
+count = whole_number(100)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -78,13 +82,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of the bootstrap")
     add("--json", action="store_true", help="print JSON; undefined is null")
     return parser
-
-
-def count(text: str) -> int:
-    """A number of resamples, from a command line."""
-    if not text.isdigit() or int(text) < 100:
-        raise argparse.ArgumentTypeError(f"{text!r} given, must be a whole number of 100 or more")
-    return int(text)
 
 
 def _sides(options: argparse.Namespace) -> tuple[list[Path], list[Path]]:

@@ -65,6 +65,8 @@ def _findings(
     config: RunConfig,
     process: Process,
 ) -> Iterator[str]:
+    # The forward pass may put what is not finite into running statistics.
+    weights = [n for n, t in model_tensors(model).items() if not _finite(t)]
     batch = read_batch(path).to(process.device)
     bf16 = config.trainer.precision == "bf16"
     with _first_nonfinite(model) as found:
@@ -75,7 +77,6 @@ def _findings(
     yield f"{len(batch)} samples, loss {loss.item():.6g}"
     if found:
         yield f"first output that is not finite: {found[0]}"
-    weights = [n for n, t in model_tensors(model).items() if not _finite(t)]
     if weights:
         yield f"weights that were not finite before the step: {', '.join(weights)}"
     loss.backward()

@@ -31,6 +31,9 @@ from ctr.metrics.plain import without_nan
 from ctr.metrics.slice_scores import Estimate, SliceScore, SliceScores, score_slices
 from ctr.metrics.whole import BINS, whole_metrics
 from ctr.slices import ALL, wanted_slices
+from tools.arguments import whole_number
+
+_positive = whole_number(1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -107,16 +110,6 @@ def _add_slices(parser: argparse.ArgumentParser) -> None:
     add("--metrics", nargs="+", default=["auc", "gauc", "log_loss"], metavar="METRIC", help=metrics)
     add("--resamples", type=_positive, default=10_000, help="default: 10000")
     add("--seed", type=int, default=0, help="of the resamples")
-
-
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} given, must be a whole number of 1 or more")
-    return value
 
 
 def score(options: argparse.Namespace) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from ctr.checkpoint.folder import Checkpoint, best, newest, newest_or_none, read, verify
 from ctr.checkpoint.index import CheckpointError
 from ctr.checkpoint.keeper import Checkpointer
-from ctr.checkpoint.tensors import Writer, load, save
+from ctr.checkpoint.tensors import Writer, load, names, save
 
 __all__ = [
     "Checkpoint",
@@ -12,6 +12,7 @@ __all__ = [
     "Writer",
     "best",
     "load",
+    "names",
     "newest",
     "newest_or_none",
     "read",

@@ -45,7 +45,8 @@ def name_of(step: int) -> str:
 
 
 def newest_or_none(folder: Path) -> Checkpoint | None:
-    """The newest sound checkpoint of a run, or None before the first complete one."""
+    """The newest sound checkpoint of a run to go on with, or None before the first complete one."""
+    _put_back_replaced(folder)
     return newest(folder) if _complete(folder) else None
 
 
@@ -142,7 +143,8 @@ def complete(aside: Path, final: Path, step: int, progress: dict[str, Any]) -> N
     stored = {**progress, "step": step, "files": files}
     _write_synced(aside / PROGRESS, json.dumps({**stored, "sha256": _seal(stored)}))
     _sync_folder(aside)
-    # A run that starts over may meet a folder of this name: never be without either.
+    # A run that starts over may meet a folder of this name. Where it is killed between the two
+    # renames, `newest_or_none` takes the first one back.
     replaced = final.with_name(f"{final.name}.old")
     if final.exists():
         shutil.rmtree(replaced, ignore_errors=True)
@@ -152,6 +154,31 @@ def complete(aside: Path, final: Path, step: int, progress: dict[str, Any]) -> N
     shutil.rmtree(replaced, ignore_errors=True)
 
 
+def _put_back_replaced(folder: Path) -> None:
+    """Give a checkpoint its name again whose successor of the same step did not get it."""
+    for replaced in folder.glob("step-?????????.old"):
+        final = replaced.with_suffix("")
+        if (replaced / PROGRESS).is_file() and not final.exists():
+            os.replace(replaced, final)
+
+
+def drop_later(folder: Path, step: int) -> None:
+    """Remove complete checkpoints of steps after `step`: of a future that did not happen.
+
+    A run that passed over damaged ones went on from before them. Counted among the newest they
+    would push out those that it writes.
+    """
+    for later in _complete(folder):
+        if later.name > name_of(step):
+            _remove(later)
+
+
+def _remove(checkpoint: Path) -> None:
+    # Without its seal it is no checkpoint, wherever the removal is cut short.
+    (checkpoint / PROGRESS).unlink()
+    shutil.rmtree(checkpoint)
+
+
 def prune(folder: Path, keep: int, keep_step: int | None) -> None:
     """Remove all but the newest `keep` complete checkpoints and the one of `keep_step`.
 
@@ -159,9 +186,7 @@ def prune(folder: Path, keep: int, keep_step: int | None) -> None:
     """
     for old in _complete(folder)[:-keep]:
         if keep_step is None or old.name != name_of(keep_step):
-            # Without its seal it is no checkpoint, wherever the removal is cut short.
-            (old / PROGRESS).unlink()
-            shutil.rmtree(old)
+            _remove(old)
     complete = _complete(folder)
     for left in folder.glob("step-?????????*"):
         if left not in complete:

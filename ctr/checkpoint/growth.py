@@ -21,6 +21,11 @@ class Growth(NamedTuple):
     now: int
 
 
+def is_table(name: str) -> bool:
+    """Whether a tensor of a model is the weight of an embedding table."""
+    return _OF_TABLE.fullmatch(name) is not None
+
+
 def grown_tables(tensors: dict[str, Tensor], stored: dict[str, Any]) -> dict[str, Growth]:
     """Tables with more rows now than in a checkpoint.
 

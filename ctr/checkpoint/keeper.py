@@ -7,13 +7,13 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from torch import Tensor
 
 from ctr.checkpoint.folder import prune
 from ctr.checkpoint.index import CheckpointError
 from ctr.checkpoint.tensors import Writer, begin_save, end_save, save
 from ctr.config import TrainerConfig
+from ctr.distributed import new_group
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Checkpointer:
         self.folder, self.config = folder, config
         # Of its own, on the CPU: a checkpoint that is written beside training must not take its
         # turn among training's collectives.
-        self.group = dist.new_group(backend="gloo")
+        self.group = new_group(backend="gloo")
         self.pending: tuple[Future[Any], Writer] | None = None
         self.failures = 0
 

@@ -17,8 +17,13 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from ctr.checkpoint import folder as folders
 from ctr.checkpoint.folder import Checkpoint
-from ctr.checkpoint.growth import Growth, first_rows, grown_tables
+from ctr.checkpoint.growth import Growth, first_rows, grown_tables, is_table
 from ctr.checkpoint.index import CheckpointError, SafeReader
+
+_WIDTH = (
+    ". Where a table has grown past embedding.narrow_below, which decides its width, raise that so "
+    "that it stays as narrow as it was"
+)
 
 
 class Writer(dcp.FileSystemWriter):
@@ -29,6 +34,7 @@ class Writer(dcp.FileSystemWriter):
         step: steps done.
         progress: JSON values, of the first process.
         keep: newest checkpoints to keep; keep_step: one more to keep.
+        drop_later: remove checkpoints of later steps; a run has some that went on from before them.
     """
 
     def __init__(
@@ -38,11 +44,12 @@ class Writer(dcp.FileSystemWriter):
         progress: dict[str, Any],
         keep: int,
         keep_step: int | None = None,
+        drop_later: bool = True,
     ) -> None:
         self.final = folder / folders.name_of(step)
         self.aside = folder / f"{self.final.name}.tmp"
         self.step, self.progress = step, progress
-        self.keep, self.keep_step = keep, keep_step
+        self.keep, self.keep_step, self.drop_later = keep, keep_step, drop_later
         super().__init__(self.aside, sync_files=True)
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
@@ -56,7 +63,10 @@ class Writer(dcp.FileSystemWriter):
         """On the first process, when all have written."""
         super().finish(metadata, results)
         folders.complete(self.aside, self.final, self.step, self.progress)
-        folders.prune(self.final.parent, self.keep, self.keep_step)
+        folder = self.final.parent
+        if self.drop_later:
+            folders.drop_later(folder, self.step)
+        folders.prune(folder, self.keep, self.keep_step)
 
     def clear(self) -> None:
         """Remove what a failed attempt left."""
@@ -112,6 +122,15 @@ def _cleanly(writer: Writer) -> Iterator[None]:
         raise CheckpointError(f"{writer.final}: cannot be written ({reason})") from error
 
 
+def names(checkpoint: Checkpoint) -> set[str]:
+    """Names of the tensors of a checkpoint.
+
+    Raises:
+        CheckpointError: its index is damaged.
+    """
+    return set(SafeReader(checkpoint.path).read_metadata().state_dict_metadata)
+
+
 def load(
     checkpoint: Checkpoint, tensors: dict[str, Tensor], *, may_have_grown: bool = False
 ) -> dict[str, Growth]:
@@ -145,6 +164,7 @@ def load(
                 raise CheckpointError(
                     f"{checkpoint.path}: {name} is {size}, this model needs "
                     f"{tuple(tensor.size())}; it belongs to another configuration or store"
+                    + (_WIDTH if may_have_grown and is_table(name) else "")
                 )
             # Rows that no chunk holds would keep the values that the model was built with.
             if sum(math.prod(chunk.sizes) for chunk in stored[name].chunks) != math.prod(size):

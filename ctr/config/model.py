@@ -239,7 +239,9 @@ class EmbeddingConfig:
             require(value > 0 and value % 4 == 0, f"embedding.{key}", value, "set a multiple of 4")
         require(self.init_std > 0, "embedding.init_std", self.init_std, "set above 0")
         require(self.lr > 0, "embedding.lr", self.lr, "set a positive rate")
-        require(self.eps >= 0, "embedding.eps", self.eps, "set at least 0")
+        require(
+            self.eps > 0, "embedding.eps", self.eps, "set above 0: it divides where a gradient is 0"
+        )
         decay = self.weight_decay
         require(decay >= 0, "embedding.weight_decay", decay, "set at least 0")
         require(

@@ -7,8 +7,10 @@ M predictions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,8 +23,13 @@ MOST_UNITS = 1 << 18
 
 LEVEL = 0.95
 
+# Numbers of users' sums that are resampled together: 256 MiB of them.
+_TOGETHER = 1 << 25
+
 # Told how much was done since it was last called: a progress bar's update.
 Advance = Callable[[int], object]
+
+_T = TypeVar("_T")
 
 _THREADS = 2
 # Weights of a block: 128 x 1,024 doubles, 1 MiB.
@@ -92,6 +99,21 @@ def resampled_sums(
             if advance is not None:
                 advance(done)
     return sums_RC
+
+
+def resampled_together(
+    parts: Iterator[_T], units: int, predictions: int, metrics: int
+) -> Iterator[list[_T]]:
+    """Parts of the rows in lists whose users' sums are few enough to be held at once.
+
+    Args:
+        parts: in order; read as the lists are.
+        units: that are resampled; predictions: of each row; metrics: of each part.
+    """
+    # A metric has one or two ratios, each of a sum by prediction and one that they share.
+    of_part = max(1, units * metrics * 2 * (predictions + 1))
+    while some := list(islice(parts, max(1, _TOGETHER // of_part))):
+        yield some
 
 
 def resampled_metrics(

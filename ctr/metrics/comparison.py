@@ -1,13 +1,14 @@
 """Comparisons of two sides' predictions: over all rows and over slices of them.
 
-Shape legend: S rows.
+Shape legend: S rows, M predictions, R resamples.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from statistics import NormalDist
 
 import numpy as np
@@ -18,11 +19,12 @@ from ctr.metrics.bootstrap import (
     interval,
     joint_interval,
     resampled_differences,
+    resampled_together,
     units_of,
 )
 from ctr.metrics.differences import PairedRows, Ratio, delong, lower_is_better, metric_ratios
 from ctr.metrics.paired import Aligned
-from ctr.metrics.slicing import doubts, slices_of
+from ctr.metrics.slicing import Slice, doubts, slices_of
 from ctr.metrics.ties import Array
 
 _NORMAL_95 = NormalDist().inv_cdf(0.975)
@@ -98,37 +100,77 @@ def compare(
     rows = PairedRows(aligned.label, unit, aligned.group, aligned.known, aligned.scores, units)
     in_a = np.arange(len(aligned.scores)) < count_a
     warnings = list(aligned.warnings)
-    parts = [_Part("", rows, len(np.unique(aligned.user)))]
-    for some in slices_of(aligned.slices, warnings):
-        users = len(np.unique(aligned.user[some.mask]))
-        parts.append(_Part(some.name, rows.where(some.mask), users))
-    ratios = [metric_ratios(metrics, part.rows) for part in parts]
-    drawn = resampled_differences(
-        [of_metric for part in ratios for of_metric in part.values()],
-        in_a,
-        resamples,
-        seed,
-        advance,
-    )
-    names = [(part, metric) for part in parts for metric in metrics]
-    tests = len(names) + others
-    differences = []
-    for number, (part, metric) in enumerate(names):
-        values_M = _values(ratios[number // len(metrics)][metric])
-        differences.append(_difference(part, metric, values_M, in_a, drawn[number], tests, seed))
-    for number, part in enumerate(parts):
-        drawn_part = drawn[number * len(metrics) : (number + 1) * len(metrics)]
-        warnings += doubts(part.name, part.users, dict(zip(metrics, drawn_part, strict=True)))
-    return Comparison(differences, len(aligned.label), parts[0].users, resamples, tests, warnings)
+    found: list[_Drawn] = []
+    every = _parts(aligned, rows, metrics, in_a, warnings)
+    for parts in resampled_together(every, units, len(in_a), len(metrics)):
+        found += _drawn(parts, in_a, resamples, seed, advance)
+    # Of all of them together, so that none can be judged before the last is known.
+    tests = len(found) * len(metrics) + others
+    differences = [
+        _difference(part, metric, in_a, tests, seed) for part in found for metric in metrics
+    ]
+    for part in found:
+        warnings += doubts(part.name, part.users, part.drawn)
+    return Comparison(differences, len(aligned.label), found[0].users, resamples, tests, warnings)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """All rows or those of a slice, by name, and how many users have any."""
+    """All rows or those of a slice, before resampling.
+
+    Attributes:
+        name: of the slice; rows, users: how many.
+        ratios: by metric.
+        delong: standard error of AUC's difference as if rows were independent; None without AUC.
+    """
 
     name: str
-    rows: PairedRows
+    rows: int
     users: int
+    ratios: dict[str, list[Ratio]]
+    delong: float | None
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What is left of a part when its users' sums are no longer needed.
+
+    Attributes:
+        name, rows, users, delong: as of the part.
+        values: float64 [M] by metric; drawn: float64 [R] by metric, differences.
+    """
+
+    name: str
+    rows: int
+    users: int
+    delong: float | None
+    values: dict[str, Array]
+    drawn: dict[str, Array]
+
+
+def _parts(
+    aligned: Aligned, rows: PairedRows, metrics: Sequence[str], in_a: Array, warnings: list[str]
+) -> Iterator[_Part]:
+    everything = Slice("", "", "", np.ones(len(aligned.label), dtype=bool))
+    count_a = int(in_a.sum())
+    for some in chain([everything], slices_of(aligned.slices, warnings)):
+        mine, delong_error = rows.where(some.mask), None
+        if "auc" in metrics:
+            _, delong_error = delong(mine.label, mine.scores[:count_a], mine.scores[count_a:])
+        users = len(np.unique(aligned.user[some.mask]))
+        ratios = metric_ratios(metrics, mine)
+        yield _Part(some.name, len(mine.label), users, ratios, delong_error)
+
+
+def _drawn(
+    parts: Sequence[_Part], in_a: Array, resamples: int, seed: int, advance: Advance | None
+) -> Iterator[_Drawn]:
+    every = [of_metric for part in parts for of_metric in part.ratios.values()]
+    drawn = iter(resampled_differences(every, in_a, resamples, seed, advance))
+    for part in parts:
+        values = {metric: _values(ratios) for metric, ratios in part.ratios.items()}
+        drawn_of = {metric: next(drawn) for metric in part.ratios}
+        yield _Drawn(part.name, part.rows, part.users, part.delong, values, drawn_of)
 
 
 def _values(ratios: Sequence[Ratio]) -> Array:
@@ -137,18 +179,14 @@ def _values(ratios: Sequence[Ratio]) -> Array:
     return values_M
 
 
-def _difference(
-    part: _Part, metric: str, values_M: Array, in_a: Array, drawn_R: Array, tests: int, seed: int
-) -> Difference:
+def _difference(part: _Drawn, metric: str, in_a: Array, tests: int, seed: int) -> Difference:
+    values_M, drawn_R = part.values[metric], part.drawn[metric]
     a, b = values_M[in_a], values_M[~in_a]
     difference = float(b.mean() - a.mean())
     low, high = interval(add_seed_spread(drawn_R, a, b, seed))
     delong_low, delong_high = None, None
-    if metric == "auc":
-        count_a = int(in_a.sum())
-        scores = part.rows.scores
-        _, error = delong(part.rows.label, scores[:count_a], scores[count_a:])
-        reach = _NORMAL_95 * error
+    if metric == "auc" and part.delong is not None:
+        reach = _NORMAL_95 * part.delong
         delong_low, delong_high = difference - reach, difference + reach
     holds = low > 0 or high < 0
     if holds and tests > 1:
@@ -157,7 +195,7 @@ def _difference(
     return Difference(
         metric=metric,
         slice=part.name,
-        rows=len(part.rows.label),
+        rows=part.rows,
         users=part.users,
         a=a.tolist(),
         b=b.tolist(),

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 
 import numpy as np
 
-from ctr.metrics.bootstrap import Advance, interval, resampled_metrics, units_of
+from ctr.metrics.bootstrap import (
+    Advance,
+    interval,
+    resampled_metrics,
+    resampled_together,
+    units_of,
+)
 from ctr.metrics.differences import PairedRows, Ratio, metric_ratios
 from ctr.metrics.paired import Aligned
 from ctr.metrics.slicing import Slice, doubts, slices_of
 from ctr.metrics.ties import Array
 
-# Numbers of users' sums that are resampled together: 256 MiB of them.
-_TOGETHER = 1 << 25
 # Resampled by their linear part, which leaves what these can be where users are few.
 _LINEAR = ("auc", "pr_auc")
 
@@ -95,10 +99,8 @@ def score_slices(
     rows = PairedRows(aligned.label, unit, aligned.group, aligned.known, score, units)
     warnings = list(aligned.warnings)
     parts = _parts(aligned, rows, metrics, warnings)
-    # A metric has one or two ratios of two sums each.
-    together = max(1, _TOGETHER // (units * 4 * len(metrics)))
     slices: list[SliceScore] = []
-    while some := list(islice(parts, together)):
+    for some in resampled_together(parts, units, 1, len(metrics)):
         slices += _scores(some, resamples, seed, warnings, advance)
     return SliceScores(slices, len(slices) * len(slices[0].metrics), resamples, warnings)
 

@@ -6,6 +6,8 @@ behaviour.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,7 @@ from ctr.data.batch import Batch
 from ctr.model.catalog import ItemCatalog
 from ctr.model.items import ItemSpace
 from ctr.model.requests import Request
-from ctr.schema import FeatureSpec
+from ctr.schema import FeatureSpec, StoreError
 
 
 class BehaviourSpace(nn.Module):
@@ -23,12 +25,24 @@ class BehaviourSpace(nn.Module):
         items: what an item is made of.
         events: side columns of an event.
         table_rows: rows of each table.
+
+    Raises:
+        StoreError: items and side columns make more combinations than there are keys.
     """
 
     def __init__(
         self, items: ItemSpace, events: tuple[FeatureSpec, ...], table_rows: dict[str, int]
     ) -> None:
         super().__init__()
+        tables = ["item", *(event.table for event in events)] if events else []
+        keys = math.prod(table_rows[table] for table in tables)
+        if keys > 2**63:
+            names = ", ".join(event.name for event in events)
+            raise StoreError(
+                f"event features {names}: with the items they make {keys:,} combinations, more "
+                "than 64 bits can number; prepare the store without one of them, or with a higher "
+                "minimum frequency"
+            )
         self.items, self.events, self.table_rows = items, events, table_rows
 
     def keys(self, batch: Batch, index: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -109,8 +109,6 @@ class EmbeddingTables(nn.Module):
             since the whole of one may fit nowhere.
 
     Attributes:
-        drop_nonfinite: leave a row as it is where its gradient is not finite. The update is part
-            of the backward pass, so that nobody after it could.
         trained_rows: by table, rows of a trained model's that had been there when it was trained;
             the ids after them read row 0. Tables that are not named have no other rows.
     """
@@ -126,7 +124,6 @@ class EmbeddingTables(nn.Module):
     ) -> None:
         super().__init__()
         self.dims = {name: shape.dim for name, shape in tables.items()}
-        self.drop_nonfinite = False
         self.trained_rows: dict[str, int] = {}
         self.initial = Initial(init_std, int(torch.randint(2**62, ())))
         self.collections = nn.ModuleDict()
@@ -233,7 +230,7 @@ class EmbeddingTables(nn.Module):
             for name in names:
                 if name in lookup.inverse:
                     values_VD = rows[name].values()
-                    if self.drop_nonfinite and values_VD.requires_grad:
+                    if values_VD.requires_grad:
                         values_VD.register_hook(_finite_rows)
                     found[name] = values_VD.index_select(0, lookup.inverse[name])
         return found
@@ -273,4 +270,8 @@ def _config(name: str, shape: TableShape, half: bool) -> EmbeddingConfig:
 
 
 def _finite_rows(grad_VD: Tensor) -> Tensor:
+    """The gradient with 0 for each row's where that is not finite.
+
+    The update is part of the backward pass, so that nobody after it could keep such rows whole.
+    """
     return torch.where(grad_VD.isfinite().all(dim=1, keepdim=True), grad_VD, 0.0)

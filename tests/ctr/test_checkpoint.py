@@ -124,6 +124,44 @@ def test_without_a_process_group(tmp_path, monkeypatch):
     assert torch.equal(load(tmp_path)["model.table"], tensors()["model.table"])
 
 
+def test_a_run_that_passed_over_damaged_ones_keeps_what_it_writes_then(tmp_path):
+    for step in (100, 200, 300):
+        save(tmp_path, step, tensors(step), {}, keep=3)
+    for step in (200, 300):
+        (tmp_path / f"step-{step:09d}" / ".metadata").write_bytes(b"")
+    assert checkpoint.newest(tmp_path).progress["step"] == 100
+    save(tmp_path, 150, tensors(150), {}, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000100", "step-000000150"]
+    assert checkpoint.newest(tmp_path).progress["step"] == 150
+
+
+def test_evidence_of_a_later_step_stays(tmp_path):
+    save(tmp_path, 300, tensors(), {}, keep=3)
+    writer = checkpoint.Writer(tmp_path, 200, {}, 3, drop_later=False)
+    checkpoint.save(tensors(), writer)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_kill_between_the_two_renames_loses_no_checkpoint(tmp_path, monkeypatch):
+    """A checkpoint replaces one of the same step: the old one is moved away first."""
+    save(tmp_path, 10, tensors(1), {"which": "old"}, keep=1)
+    rename, renamed = os.replace, []
+
+    def killed(source, target):
+        if renamed:
+            raise KeyboardInterrupt
+        renamed.append(rename(source, target))
+
+    monkeypatch.setattr(checkpoint.folder.os, "replace", killed)
+    with pytest.raises((KeyboardInterrupt, CheckpointError)):
+        save(tmp_path, 10, tensors(2), {"which": "new"}, keep=1)
+    monkeypatch.undo()
+    assert not (tmp_path / "step-000000010").exists()
+    found = checkpoint.newest_or_none(tmp_path)
+    assert found is not None
+    assert found.progress["which"] == "old"
+
+
 @pytest.mark.parametrize(("keep", "left"), [(1, [30]), (2, [20, 30]), (5, [5, 10, 20, 30])])
 def test_the_newest_are_kept(tmp_path, keep, left):
     for step in (5, 10, 20, 30):
@@ -136,7 +174,9 @@ def test_the_newest_are_kept(tmp_path, keep, left):
 
 def test_the_newest_is_that_of_most_steps_whenever_written(tmp_path):
     for step in (1000, 999, 20):
-        save(tmp_path, step, tensors(step), {}, keep=3)
+        save(tmp_path / str(step), step, tensors(step), {}, keep=3).rename(
+            tmp_path / f"step-{step:09d}"
+        )
     assert checkpoint.newest(tmp_path).path.name == "step-000001000"
 
 

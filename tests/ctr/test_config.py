@@ -189,7 +189,7 @@ IMPOSSIBLE = [
     ("embedding.init_std", 0.0),
     ("embedding.lr", 0.0),
     ("embedding.lr", float("nan")),
-    ("embedding.eps", -1e-8),
+    ("embedding.eps", 0.0),
     ("embedding.sharding", []),
     ("embedding.sharding", ["diagonal"]),
     ("embedding.sharding", ["data_parallel"]),

@@ -1,12 +1,20 @@
-"""Predictions gathered from several processes give the very metrics that one process gives."""
+"""Several processes: gathered predictions, and the groups that they talk in."""
+
+import os
+import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 
-from ctr.distributed import Process, gather_rows
+from ctr.checkpoint import Checkpointer
+from ctr.config import TrainerConfig
+from ctr.distributed import Process, gather_rows, process_group
+from ctr.faults import Votes
 from ctr.metrics import evaluate_predictions
+from ctr.model.vector_shards import VectorShards
 from tests import starter
 
 SAMPLES = 5_001
@@ -48,3 +56,26 @@ def test_metrics_do_not_depend_on_the_number_of_processes(world_size, tmp_path):
     starter.spawn(_gather, (world_size, tmp_path / "meeting", result), nprocs=world_size)
     with np.load(result) as gathered:
         assert metrics(dict(gathered)) == pytest.approx(metrics(predictions()), abs=1e-12)
+
+
+def _groups(rank, meeting):
+    """Every group that a job makes gives up when its default group does."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "localhost", "MASTER_PORT": meeting}
+    with process_group("cpu", timeout=4321.0):
+        groups = [
+            dist.group.WORLD,
+            Votes().group,
+            Checkpointer(Path("/nowhere"), TrainerConfig()).group,
+            VectorShards(torch.zeros(4, 2), torch.ones(4), torch.device("cpu")).exchange.group,
+        ]
+        for group in groups:
+            timeout = group._get_backend(torch.device("cpu")).options._timeout
+            assert timeout.total_seconds() == 4321.0
+
+
+def test_all_groups_of_a_job_give_up_together():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    starter.spawn(_groups, (port,), nprocs=2)

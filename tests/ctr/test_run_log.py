@@ -20,6 +20,21 @@ def test_a_resumed_log_drops_what_is_repeated_and_half_a_line(tmp_path):
     assert rows(path) == [{"step": 1, "samples": [1, 11]}, {"step": 2, "samples": [2, 12]}]
 
 
+def test_damaged_lines_are_dropped_and_counted(tmp_path, caplog):
+    """A power failure leaves zeros, or parts of other files, where lines were not synced."""
+    log = SampleLog(tmp_path, 0, 1, 0)
+    for step in (1, 2):
+        log.write(step, [step])
+    log.close()
+    path = tmp_path / "rank-0000.jsonl"
+    first, second = path.read_bytes().splitlines()
+    damaged = [b"\0" * 30, b"[1]", b'{"step": "3"}', b"\xff\xfe"]
+    path.write_bytes(b"\n".join([first, *damaged, second, b""]))
+    SampleLog(tmp_path, 0, 1, 2).close()
+    assert rows(path) == [{"step": 1, "samples": [1]}, {"step": 2, "samples": [2]}]
+    assert f"{path}: 4 damaged lines are dropped" in caplog.text
+
+
 def test_fewer_processes_drop_the_rows_of_those_that_are_gone(tmp_path):
     for rank in (0, 1):
         log = SampleLog(tmp_path, rank, 2, 0)

@@ -49,6 +49,22 @@ def test_states_of_every_dense_parameter_are_the_live_ones():
     assert optimizer.state[model[0].weight]["exp_avg"].eq(9).all()
 
 
+def test_a_table_has_one_name_sharded_or_not_and_no_other_table_has_it():
+    model = nn.ModuleDict({"collections": nn.ModuleDict()})
+    for collection, table in (
+        ("dim_8", "city"),
+        ("dim_8_replicated", "city_replicated"),
+        ("dim_4_replicated", "age"),
+    ):
+        held = nn.ModuleDict({table: nn.Embedding(3, 2)})
+        model["collections"][collection] = nn.ModuleDict({"embeddings": held})
+    assert set(model_tensors(model)) == {
+        "model.collections.dim_8.embeddings.city.weight",
+        "model.collections.dim_8.embeddings.city_replicated.weight",
+        "model.collections.dim_4.embeddings.age.weight",
+    }
+
+
 def test_asking_before_the_first_step_changes_nothing():
     asked, untouched = network(), network()
     optimizer, expected = optimizer_of(asked), optimizer_of(untouched)

@@ -17,10 +17,11 @@ from ctr.evidence import read_batch
 from ctr.faults import SpikeWatch
 from ctr.run_folder import RunFolder
 from ctr.schedule import rate_factor
+from ctr.stages import Stages
 from ctr.step import TrainingError
 from ctr.train import run
 from ctr.trainer import StoppedError
-from tests.ctr.saved import assert_same, tensors_of
+from tests.ctr.saved import assert_same, tensors_in, tensors_of
 
 
 @pytest.fixture
@@ -76,7 +77,71 @@ def test_a_loss_that_is_no_number_stops_with_batch_and_state(config, process, lo
     assert len(batch) == 100
     state = checkpoint.read(evidence / "step-000000003")
     assert state.progress["what"] == "loss"
+    assert all(tensor.isfinite().all() for tensor in tensors_in(state.path).values())
     assert checkpoint.newest(RunFolder(config.run_path).checkpoints).progress["step"] == 2
+
+
+def test_evidence_of_a_gradient_holds_no_trace_of_the_step(config, process, loss_at):
+    """The tables are updated within the backward pass, before anyone sees the gradient."""
+
+    def steep(loss, logits):
+        # Finite, but for its gradient.
+        return loss + (logits - logits.detach()).abs().sqrt().sum()
+
+    loss_at(3, steep)
+    with pytest.raises(TrainingError, match="step 3: the gradient is not finite"):
+        run(config, process)
+    state = checkpoint.read(RunFolder(config.run_path).nonfinite / "step-000000003")
+    assert state.progress["what"] == "gradient"
+    before, found = tensors_of(config, 2), tensors_in(state.path)
+    for name, tensor in found.items():
+        assert tensor.isfinite().all(), name
+        if "running" in name:
+            assert torch.equal(tensor, before[name]), name
+    assert any("running" in name for name in found)
+
+
+@pytest.mark.parametrize("cause", ["sigterm", "loss"])
+def test_what_is_saved_in_between_has_the_time_of_a_checkpoint(
+    cause, config, process, loss_at, monkeypatch
+):
+    stages = Stages()
+    seen = []
+
+    def note(original):
+        def noted(*args, **kwargs):
+            seen.append(stages.now.name)
+            return original(*args, **kwargs)
+
+        return noted
+
+    def fail(loss, logits):
+        if cause == "loss":
+            return loss * math.nan
+        os.kill(os.getpid(), signal.SIGTERM)
+        return loss
+
+    loss_at(3, fail)
+    monkeypatch.setattr("ctr.train.Stages", lambda: stages)
+    for name in ("wait", "save"):
+        original = getattr(checkpoint.Checkpointer, name)
+        monkeypatch.setattr(checkpoint.Checkpointer, name, note(original))
+    monkeypatch.setattr("ctr.step.write_batch", note(ctr.step.write_batch))
+    with pytest.raises((TrainingError, StoppedError)):
+        run(config, process)
+    assert len(seen) > 3
+    assert set(seen) == {"checkpoint"}
+
+
+def test_a_run_without_a_gpu_is_resumed_on_one(config, process, monkeypatch):
+    config.trainer.max_steps = 2
+    run(config, process)
+    mine = ctr.trainer.random_tensors
+    monkeypatch.setattr(
+        ctr.trainer, "random_tensors", lambda p: {**mine(p), "random.0.cuda": torch.zeros(16)}
+    )
+    config.resume, config.trainer.max_steps = "true", 4
+    assert run(config, process)["steps"] == 4
 
 
 def test_a_skipped_loss_changes_nothing_and_is_counted(config, process, loss_at, tmp_path):

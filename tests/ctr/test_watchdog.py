@@ -9,6 +9,7 @@ import pytest
 
 from ctr.stages import Stages
 from ctr.verdict import Report, Seen, culprits, verdict
+from ctr.watchdog import waits_in
 
 CASES = ("hangs", "stopped", "dies", "fails", "slow")
 # Of watched_job.
@@ -119,6 +120,21 @@ def test_others_get_a_moment_to_fail_themselves():
 
 def test_a_job_that_is_done_is_not_judged():
     assert judged(seen(ended="done", age=99.0), seen(ended="done", age=99.0)) is None
+
+
+@pytest.mark.parametrize(
+    ("file", "waits"),
+    [
+        ("torch/distributed/distributed_c10d.py", True),
+        ("torchrec/distributed/comm_ops.py", True),
+        ("torch/autograd/graph.py", True),
+        ("torch/distributed/checkpoint/filesystem.py", False),
+        ("torchrec/distributed/planner/planners.py", False),
+        ("ctr/data/loader.py", False),
+    ],
+)
+def test_who_writes_a_checkpoint_or_plans_waits_for_nobody(file, waits):
+    assert waits_in(f"/usr/lib/python3/site-packages/{file}") == waits
 
 
 def test_stages_tell_where_the_main_thread_is():

@@ -1,6 +1,7 @@
 """A few kills through the code of `make chaos`, and that its comparison finds what it must."""
 
 import dataclasses
+import itertools
 import json
 import random
 
@@ -10,8 +11,9 @@ import torch
 from ctr import checkpoint
 from tools.chaos.__main__ import figures, holds, plan, run_cases, short_plan, table
 from tools.chaos.ending import count_samples, damaged_loads, differences, read_ending
-from tools.chaos.points import STAGES, Point
+from tools.chaos.points import PREPARING, RESUMING, STAGES, Point
 from tools.chaos.start import Result, mark_of, start, worker
+from tools.chaos.worker import resolve
 
 # torch warns that the checkpoints of these tests are written by one process.
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -128,6 +130,20 @@ def test_a_plan_has_as_many_kills_as_asked_for(kills):
         assert {point.stage for point in points} >= {*STAGES, "preparation", "resuming"}
         assert {case.processes for case in cases} == {0, 1, 2, 4}
         assert any(case.damage for case in cases)
+
+
+PLACES = [*itertools.chain(*STAGES.values()), *RESUMING, *PREPARING]
+
+
+@pytest.mark.parametrize("function", sorted({place.function for place in PLACES}))
+def test_what_a_process_dies_in_is_a_function_of_that_name(function):
+    owner, name = resolve(function)
+    assert callable(getattr(owner, name))
+
+
+def test_a_function_that_has_moved_is_named():
+    with pytest.raises(AttributeError, match=r"ctr\.distributed:shard: no such function"):
+        resolve("ctr.distributed:shard")
 
 
 def test_figures_fail_for_any_fault():

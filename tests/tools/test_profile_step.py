@@ -11,7 +11,7 @@ from ctr.data.store import Store
 from ctr.stages import Span
 from tools.profile_step.__main__ import main
 from tools.profile_step.ids import ids_per_sample, ids_sent
-from tools.profile_step.spans import overlap, stage_times, step_bounds
+from tools.profile_step.spans import COMPUTE, overlap, stage_times
 from tools.trained_run import opened_run
 
 
@@ -30,8 +30,7 @@ def test_stages_of_two_steps_and_what_runs_beside_them():
         Span("update", "MainThread", 9.0, 10.0),
         Span("search", "search_0", 2.0, 5.0),
     ]
-    steps = step_bounds(spans)
-    assert steps == [(1.0, 4.0), (4.0, 10.0)]
+    steps = [(1.0, 4.0), (4.0, 10.0)]
     found = {(s.thread, s.name): s for s in stage_times(spans, steps)}
     assert found["main", "forward"].seconds == pytest.approx(3.0)
     assert found["main", "wait for the search"].seconds == pytest.approx(0.5)
@@ -96,6 +95,35 @@ def test_the_command_compares_three_manners(trained, tmp_path, capsys):
     events = [event for event in json.loads(trace.read_text())["traceEvents"] if "name" in event]
     threads = {event["name"]: event["tid"] for event in events if event.get("ph") == "X"}
     assert threads["search"] != threads["forward"]
+
+
+def test_one_step_is_enough(trained, tmp_path):
+    store, numbers = f"data.store={trained.read_config().data.store}", tmp_path / "numbers.json"
+    counts = ["--steps", "1", "--warmup", "1", "--json", str(numbers)]
+    assert main([store, *SETTINGS, "model.retrieved=12", *counts]) == 0
+    found = json.loads(numbers.read_text())
+    shares = {stage["name"]: stage["share"] for stage in found["stages"]}
+    assert 0 < shares["forward"] < sum(shares[name] for name in COMPUTE) < 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--steps", "0"], "argument --steps: '0' given, must be a whole number of 1 or more"),
+        (["--warmup", "²"], "argument --warmup: '²' given, must be a whole number"),
+        (["--json", "/nowhere/a.json"], "--json /nowhere/a.json: no folder /nowhere; make it"),
+        (["--trace", "/"], "--trace /: is a folder; name a file"),
+    ],
+)
+def test_what_cannot_end_well_is_refused_before_anything_is_measured(
+    trained, capsys, monkeypatch, arguments, reason
+):
+    monkeypatch.setattr("tools.profile_step.__main__.rehearse", None)
+    store = f"data.store={trained.read_config().data.store}"
+    with pytest.raises(SystemExit) as stop:
+        main([store, *SETTINGS, "model.retrieved=12", *arguments])
+    assert stop.value.code == 2
+    assert reason in capsys.readouterr().err
 
 
 def test_more_steps_than_an_epoch_has_are_refused(trained, capsys):

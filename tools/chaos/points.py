@@ -83,7 +83,7 @@ _CHECKPOINT = (
 
 STAGES: dict[str, tuple[Place, ...]] = {
     "start": (
-        Place("ctr.distributed:shard", _AROUND, (1, 1)),
+        Place("ctr.sharding:shard", _AROUND, (1, 1)),
         Place("ctr.run_folder:RunFolder.write_config", _AROUND, (1, 1), any_rank=False),
     ),
     "loading": (Place("ctr.data.loader:BatchBuilder.build", _ALL, (1, STEPS)),),

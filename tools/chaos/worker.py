@@ -85,11 +85,7 @@ def plant(point: Point, mark: Path) -> None:
 
 def wrap(function: str, around: Callable[..., Any]) -> None:
     """Replace `module:name` by `around`, which gets the original before its arguments."""
-    module, _, path = function.partition(":")
-    owner: Any = importlib.import_module(module)
-    *outer, name = path.split(".")
-    for part in outer:
-        owner = getattr(owner, part)
+    owner, name = resolve(function)
     original = getattr(owner, name)
 
     @functools.wraps(original)
@@ -97,6 +93,22 @@ def wrap(function: str, around: Callable[..., Any]) -> None:
         return around(original, *args, **kwargs)
 
     setattr(owner, name, wrapped)
+
+
+def resolve(function: str) -> tuple[Any, str]:
+    """The module or class of `module:name`, and the name in it.
+
+    Raises:
+        AttributeError: there is no such function.
+    """
+    module, _, path = function.partition(":")
+    owner: Any = importlib.import_module(module)
+    *outer, name = path.split(".")
+    for part in outer:
+        owner = getattr(owner, part)
+    if not hasattr(owner, name):
+        raise AttributeError(f"{function}: no such function; tools.chaos.points is out of date")
+    return owner, name
 
 
 def write_half(target: Any, *rest: Any) -> None:

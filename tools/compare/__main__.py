@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from ctr.command import errors_to_exit
 from ctr.metrics.plain import without_nan
-from tools.compare.plan import Run, Sweep, plan_runs, read_sweep, variants_of
+from tools.compare.plan import Run, Sweep, plan_runs, read_sweep, store_setting, variants_of
 from tools.compare.plots import draw
 from tools.compare.runs import Failure, Runner
 from tools.compare.table import Row, as_json, as_markdown, make_rows
@@ -44,12 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with errors_to_exit():
         sweep = read_sweep(options.sweep) if options.sweep else None
         variants = variants_of(options.models, options.experiments, options.variants, sweep)
-        store = [] if options.store is None else [f"data.store={options.store.resolve()}"]
-        common = [*overrides, *store]
+        common = [*overrides, *store_setting(options.store)]
         runs = plan_runs(variants, options.seeds, options.out, common, options.split)
         failures = _make(Runner(options.processes, _machine), runs)
     asked = {
-        "store": options.store and str(options.store),
+        "store": options.store,
         "overrides": overrides,
         "processes": options.processes,
     }
@@ -68,7 +67,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--store", type=Path, help="prepared store; by default the one that is configured")
+    told = "prepared store, or its URL; by default the one that is configured"
+    add("--store", metavar="PATH", help=told)
     add("--models", nargs="+", default=[], metavar="NAME", help="names under conf/model")
     add("--experiments", nargs="+", default=[], metavar="NAME", help="names under conf/experiment")
     add("--variants", nargs="+", default=[], metavar="LABEL:KEY=VALUE,...", help="settings of each")

@@ -7,16 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from ctr.config import ConfigError, RunConfig, parse_config
+from ctr.config import ConfigError, RunConfig
 from ctr.errors import UserError
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
+from remote.path import RemoteError, location
+from tools.composed import CONF, compose_run
 
 _LABEL = re.compile(r"[\w.+-]+")
 _NUMBER = re.compile(r"\d+(\.\d+)?(e-?\d+)?")
@@ -120,6 +117,24 @@ def _sweeps(conf: Path) -> list[str]:
     return [file.stem for file in files if "sweeper:" in file.read_text()]
 
 
+def store_setting(store: str | None) -> list[str]:
+    """The store as a setting of all runs, none for the configured one.
+
+    Args:
+        store: a local path, taken from here rather than from a run's folder, or a URL.
+
+    Raises:
+        PlanError: a URL that names no place, or holds a secret.
+    """
+    if store is None:
+        return []
+    try:
+        found = location(store)
+    except RemoteError as error:
+        raise PlanError(f"--store: {error}") from None
+    return [f"data.store={found.resolve() if isinstance(found, Path) else found}"]
+
+
 def variants_of(
     models: Sequence[str], experiments: Sequence[str], written: Sequence[str], sweep: Sweep | None
 ) -> list[Variant]:
@@ -194,7 +209,6 @@ def plan_runs(
 
 def _composed(variant: Variant, settings: Sequence[str]) -> RunConfig:
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return parse_config(compose("train", list(settings)))
-    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+        return compose_run(settings)
+    except ConfigError as error:
         raise ConfigError(f"{variant.name}: {error}") from None

@@ -17,12 +17,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ctr.command import errors_to_exit
+from tools.arguments import whole_number
 from tools.explain.choose import ExplainError, by_ids, by_number
 from tools.explain.look import look
 from tools.explain.show import Names, Titles, show
 from tools.trained_run import add_run_options, opened_run, with_dashes
 
 _KEYS = ("user", "item", "sample", "split", "top")
+
+_positive = whole_number(1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -63,12 +66,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--title-key", default="item", metavar="COLUMN", help="raw id there (default: item)")
     add("--title-column", default="title", metavar="COLUMN", help="text there (default: title)")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} given, must be a whole number of 1 or more")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,16 @@
     python -m tools.plan --rows item=243153410 +embedding.table_sharding.item=[table_wise]
 
 Other arguments are those of ctr/train.py; the cluster is cluster=h100_8 unless one is named. Of a
-store its manifest is read and nothing else, and no table is made. Exit code 2 where the tables do
-not fit: the message names the table, the bytes that are missing and what would help.
+store, which may be at a URL, its manifest is read and nothing else, and no table is made. Exit code
+2 where the tables do not fit: the message names the table, the bytes that are missing and what
+would help.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -23,6 +25,7 @@ from ctr.command import errors_to_exit
 from ctr.config import ConfigError
 from ctr.distributed import quiet_libraries
 from ctr.planning import PlanError, enough_devices, fits, make_plan, model_tables
+from tools.arguments import whole_number
 from tools.composed import compose_run
 from tools.plan.figures import devices_of, planned_tables, traffic_of
 from tools.plan.job import Job, invented_schema, make_job, parse_rows, store_schema
@@ -106,13 +109,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--rows", nargs="+", default=[], metavar="TABLE=ROWS", help="in place of a store")
-    add(
-        "--vectors", type=int, default=0, metavar="M", help="int8 numbers of an item's, with --rows"
-    )
+    told = "int8 numbers of an item's, with --rows"
+    add("--vectors", type=whole_number(0), default=0, metavar="M", help=told)
     add("--devices", metavar="N", help="how many, or auto: the fewest that will do")
-    add("--samples-per-user", type=float, metavar="S", help="default: the store's mean, or 11")
+    told = "that come together (default: the store's mean, or 11)"
+    add("--samples-per-user", type=_samples_per_user, metavar="S", help=told)
     add("--json", action="store_true", help="print JSON, all figures in bytes")
     return parser
+
+
+def _samples_per_user(text: str) -> float:
+    try:
+        samples = float(text)
+    except ValueError:
+        samples = math.nan
+    if not 1.0 <= samples < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} given, must be a number of 1 or more")
+    return samples
 
 
 def _rows_last(given: list[str]) -> list[str]:
@@ -130,7 +143,7 @@ def _rows_last(given: list[str]) -> list[str]:
 
 
 def _whole_hosts(devices: str, per_host: int) -> int:
-    number = int(devices) if devices.isdigit() else 0
+    number = int(devices) if devices.isdecimal() else 0
     if number < 1 or (number > per_host and number % per_host):
         raise ConfigError(
             f"--devices {devices}: give auto, at most {per_host}, or a multiple of it "

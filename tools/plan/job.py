@@ -6,15 +6,18 @@ No table is made and the store need not be there, so that 23.6 billion items pla
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ctr.config import ConfigError, RunConfig
 from ctr.model.build import behaviour_features, table_shapes, used_schema
 from ctr.model.embeddings import EmbeddingTables
 from ctr.model.gsu import STRATEGIES, SearchShape
-from ctr.schema import FeatureSpec, StoreSchema, VectorSpec, read_schema
+from ctr.schema import FeatureSpec, StoreError, StoreSchema, VectorSpec, read_schema
+from remote.path import RemoteError, location
 
 # Samples of a user that come together in Taobao-MM, for a store that does not say.
 SAMPLES_PER_USER = 11.0
@@ -101,7 +104,7 @@ def parse_rows(given: Sequence[str]) -> dict[str, int]:
     rows = {}
     for text in given:
         name, equals, number = text.partition("=")
-        if not (name and equals and number.replace("_", "").isdigit() and int(number) > 0):
+        if not (name and equals and re.fullmatch(r"[0-9]+(_[0-9]+)*", number) and int(number)):
             raise ConfigError(f"--rows {text}: write TABLE=ROWS, as in item=243153410")
         rows[name] = int(number)
     if "item" not in rows:
@@ -159,9 +162,26 @@ def make_job(config: RunConfig, schema: StoreSchema, samples_per_user: float | N
 
 
 def store_schema(config: RunConfig) -> StoreSchema:
-    """The schema of the configured store, whose manifest is all that is read.
+    """The schema of the configured store, whose manifest is all that is read, of a URL, too.
 
     Raises:
-        StoreError: no manifest, or a damaged one.
+        StoreError: no manifest, a damaged one, or a URL that cannot be read.
     """
-    return read_schema(Path(config.data.store))
+    try:
+        store = location(config.data.store)
+        if isinstance(store, Path):
+            return read_schema(store)
+        manifest = (store / "manifest.json").read_bytes()
+    except FileNotFoundError:
+        raise StoreError(
+            f"{config.data.store}: no manifest.json there; is this a prepared store, uploaded to "
+            "its end?"
+        ) from None
+    except RemoteError as error:
+        raise StoreError(str(error)) from None
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "manifest.json").write_bytes(manifest)
+        try:
+            return read_schema(Path(folder))
+        except StoreError as error:
+            raise StoreError(str(error).replace(folder, str(store))) from None

@@ -11,6 +11,9 @@ from ctr.cluster import Cluster
 from tools.plan.figures import Device, PlannedTable, Traffic
 from tools.plan.job import Job
 
+# Of a table in a prepared store, which numbers them in 32 bits.
+_MOST_ROWS = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -140,6 +143,9 @@ def _step(planned: Planned) -> list[str]:
         others, far = cluster.devices - 1, cluster.devices - cluster.devices_per_host
         lines.append(f"{far} of a device's {others} partners are on other hosts")
     lines.append("counted, not measured; tables only, with ids spread evenly over their rows")
+    most = max(placed.table.rows for placed in planned.tables)
+    if most > _MOST_ROWS:
+        lines.append(f"a prepared store has rows for {_MOST_ROWS:,} ids a table, not for {most:,}")
     return lines
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,9 +24,10 @@ from ctr.config import ConfigError, RunConfig
 from ctr.data.store import Store
 from ctr.distributed import Process, gather_objects, process_group
 from ctr.model.gsu import STRATEGIES, SearchShape
+from tools.arguments import whole_number
 from tools.composed import compose_run
 from tools.profile_step.rehearsal import AHEAD, BEFORE, IN_TURN, Rehearsal, rehearse
-from tools.profile_step.spans import WAITING, StageTime, stage_times, step_bounds
+from tools.profile_step.spans import WAITING, StageTime, stage_times
 
 _TRACED = 5
 
@@ -64,8 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("settings", nargs="*", metavar="key=value", help="as for ctr/train.py")
-    add("--steps", type=int, default=30, help="timed, of each manner (default: 30)")
-    add("--warmup", type=int, default=5, help="steps before those (default: 5)")
+    add("--steps", type=whole_number(1), default=30, help="timed, of each manner (default: 30)")
+    add("--warmup", type=whole_number(1), default=5, help="steps before those (default: 5)")
     add("--trace", type=Path, metavar="FILE", help="write a trace of 5 steps here")
     add("--json", type=Path, metavar="FILE", help="write the numbers here")
     return parser
@@ -78,14 +78,25 @@ def _check(config: RunConfig, store: Store, process: Process, options: argparse.
             f"model.gsu={config.model.gsu}: its search reads what is trained and cannot run ahead "
             "of a step; profile one of cosine, category, recent, none"
         )
+    for option, file in (("--json", options.json), ("--trace", options.trace)):
+        if process.is_first and file is not None:
+            _check_file(option, file)
     wanted = max(options.steps + options.warmup, _TRACED)
     split = store.split(config.data.train_split)
     there = len(split) // (config.data.batch_size * process.world_size)
-    if options.steps < 1 or options.warmup < 1 or there < wanted:
+    if there < wanted:
         raise ConfigError(
-            f"--steps {options.steps} --warmup {options.warmup}: an epoch has {there} whole steps; "
-            "give at least 1 of each and no more together, or set a smaller data.batch_size"
+            f"--steps {options.steps} --warmup {options.warmup}: an epoch has {there} whole steps "
+            f"of the {wanted} that are needed; give fewer, or set a smaller data.batch_size"
         )
+
+
+def _check_file(option: str, file: Path) -> None:
+    """Raise ConfigError, before minutes are spent, where the file could not be written."""
+    if file.is_dir():
+        raise ConfigError(f"{option} {file}: is a folder; name a file")
+    if not file.parent.is_dir():
+        raise ConfigError(f"{option} {file}: no folder {file.parent}; make it first")
 
 
 def _trace(config: RunConfig, store: Store, process: Process, path: Path) -> None:
@@ -130,8 +141,8 @@ def _report(taken: dict[str, Rehearsal], config: RunConfig) -> str:
 
 def _numbers(taken: dict[str, Rehearsal]) -> dict:
     ahead, before = taken[AHEAD], taken[BEFORE]
-    step = {manner: statistics.median(r.seconds) for manner, r in taken.items()}
-    stages = stage_times(ahead.spans, step_bounds(ahead.spans))
+    step = {manner: r.seconds() for manner, r in taken.items()}
+    stages = stage_times(ahead.spans, ahead.steps)
     return {
         "samples": ahead.samples,
         "manners": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 import time
 from collections.abc import Generator
@@ -28,6 +29,7 @@ from ctr.run_log import RunLog
 from ctr.stages import Span, Stages
 from ctr.step import Parts, TrainStep
 from tools.profile_step.ids import ids_per_sample, ids_sent
+from tools.profile_step.spans import Interval
 
 IN_TURN, AHEAD, BEFORE = "in turn", "pipeline", "searched before"
 
@@ -55,7 +57,7 @@ class Rehearsal:
     """Steps that were taken in one manner.
 
     Attributes:
-        seconds: of each step but the first ones, which warm up.
+        steps: from when to when, by `time.perf_counter`, but the first ones, which warm up.
         spans: of their stages.
         loss: sum over all samples, to be the same in every manner.
         samples: a step, on all processes.
@@ -63,12 +65,16 @@ class Rehearsal:
             brought its own.
     """
 
-    seconds: list[float]
+    steps: list[Interval]
     spans: list[Span]
     loss: float
     samples: int
     distinct: float
     asked: float
+
+    def seconds(self) -> float:
+        """Median of the steps."""
+        return statistics.median(end - begin for begin, end in self.steps)
 
 
 def rehearse(
@@ -111,10 +117,10 @@ def _take(
             ends.append(time.perf_counter())
     if process.world_size > 1:
         dist.all_reduce(window.loss)
-    first = ends[warmup - 1]
+    timed = list(pairwise(ends[warmup - 1 :]))
     return Rehearsal(
-        seconds=[end - begin for begin, end in pairwise(ends[warmup - 1 :])],
-        spans=[span for span in parts.pipeline.stages.spans if span.begin >= first],
+        steps=timed,
+        spans=[span for span in parts.pipeline.stages.spans if span.begin >= timed[0][0]],
         loss=float(window.loss),
         samples=progress.samples // len(ends),
         distinct=sum(found for found, _ in ids) / len(ids),

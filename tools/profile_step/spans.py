@@ -6,7 +6,6 @@ import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from ctr.stages import Span
 
@@ -32,17 +31,11 @@ class StageTime:
     beside: float | None
 
 
-def step_bounds(spans: Sequence[Span]) -> list[Interval]:
-    """From one update's end to the next one's: the steps but the first."""
-    ends = [span.end for span in spans if span.name == "update"]
-    return list(pairwise(ends))
-
-
 def stage_times(spans: Sequence[Span], steps: Sequence[Interval]) -> list[StageTime]:
     """Every stage in the order in which it first ran, the main thread's first.
 
     Args:
-        spans: of all threads; steps: of `step_bounds`, of which medians are taken.
+        spans: of all threads; steps: from when to when, of which medians are taken; not empty.
     """
     by_stage: dict[tuple[str, str], list[Span]] = defaultdict(list)
     for span in spans:

@@ -19,8 +19,11 @@ import numpy as np
 
 from ctr.command import errors_to_exit
 from ctr.model.gsu import STRATEGIES
+from tools.arguments import whole_number
 from tools.search_report.measure import search_report
 from tools.trained_run import add_run_options, opened_run
+
+_count = whole_number(0)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -52,12 +55,6 @@ def _parser() -> argparse.ArgumentParser:
     told = "rows on which attention over all behaviours is tried (default: 512; 0: none)"
     parser.add_argument("--recall-samples", type=_count, default=512, metavar="N", help=told)
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} given, must be a whole number of 0 or more")
-    return int(text)
 
 
 def _table(found: dict[str, Any]) -> str:

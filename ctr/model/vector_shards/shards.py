@@ -11,9 +11,9 @@ import threading
 from collections import Counter
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from ctr.distributed import new_group
 from ctr.model.vector_shards.exchange import Exchange
 from ctr.model.vector_shards.questions import (
     Questions,
@@ -45,7 +45,7 @@ class VectorShards:
 
     def __init__(self, vectors: Tensor, inv_norm: Tensor, device: torch.device) -> None:
         self.rows, self.device = vectors.shape[0], device
-        self.exchange = Exchange(dist.new_group())
+        self.exchange = Exchange(new_group())
         self.owners = Ownership(self.exchange.rank, self.exchange.world_size)
         self.table = _with_padding(vectors[self.owners.own]).to(device)
         self.inv_norm = _with_padding(inv_norm[self.owners.own]).to(device)

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from ctr.metrics import slice_scores
+from ctr.metrics import bootstrap
 from ctr.metrics.differences import placements
 from ctr.metrics.paired import Aligned
 from ctr.metrics.slice_scores import score_slices
@@ -173,7 +173,7 @@ def test_intervals_are_as_wide_as_those_of_independent_rows():
 def test_it_does_not_show_how_many_slices_are_resampled_together(monkeypatch):
     given = aligned(rows=1000, users=200)
     together = score_slices(given, ["auc"], 2000, 0).slices
-    monkeypatch.setattr(slice_scores, "_TOGETHER", 1)
+    monkeypatch.setattr(bootstrap, "_TOGETHER", 1)
     for one, other in zip(score_slices(given, ["auc"], 2000, 0).slices, together, strict=True):
         assert (one.slice, one.rows, one.users) == (other.slice, other.rows, other.users)
         found, expected = one.metrics["auc"], other.metrics["auc"]

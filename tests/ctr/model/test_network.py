@@ -9,8 +9,10 @@ from torch._dynamo.utils import counters
 
 from ctr.config import ConfigError, EmbeddingConfig, ModelConfig
 from ctr.data.loader import BatchBuilder
+from ctr.model.behaviours import BehaviourSpace
 from ctr.model.build import build_network
-from ctr.schema import StoreError
+from ctr.model.items import ItemSpace
+from ctr.schema import FeatureSpec, StoreError
 
 MODELS = {
     "muse": {},
@@ -49,6 +51,15 @@ def make(store, catalog, config, name):
         for weight in network.tables.parameters():
             weight.normal_(std=0.3)
     return network.eval()
+
+
+def test_behaviours_without_enough_keys_are_refused():
+    """Of 243 million items with two wide side columns, keys would mean other items."""
+    rows = {"item": 243_153_410, "shop": 10_000_000, "page": 100_000}
+    events = (FeatureSpec("shop", "shop"), FeatureSpec("page", "page"))
+    with pytest.raises(StoreError, match=r"event features shop, page: .*more than 64 bits"):
+        BehaviourSpace(ItemSpace((), None), events, rows)
+    BehaviourSpace(ItemSpace((), None), events[:1], rows)
 
 
 def test_tower_input_has_the_published_width(store, catalog):

@@ -56,6 +56,18 @@ def test_two_variants_with_two_seeds_make_a_table(start, commands, tmp_path, cap
     assert command[-5:] == ["seed=2", "data.batch_size=5", *common]
 
 
+def test_a_store_at_a_url_is_passed_on_as_it_was_given(start, commands, tmp_path, capsys):
+    only = ("--variants", "a:model=muse", "--seeds", "1")
+    assert start(*only, "--store", "s3://bucket/world") == 0
+    assert "data.store=s3://bucket/world" in commands.arguments["train", "a-1"]
+    assert table(tmp_path)["store"] == "s3://bucket/world"
+    with pytest.raises(SystemExit):
+        start(*only, "--store", "s3://key:hidden@bucket/world")
+    said = capsys.readouterr().err
+    assert "error: --store: s3://...: what stands before an '@'" in said
+    assert "hidden" not in said
+
+
 def test_finished_runs_are_kept_and_an_interrupted_one_is_made_again(start, commands, tmp_path):
     commands.killed = ("evaluate", "a-2")
     with pytest.raises(KeyboardInterrupt):

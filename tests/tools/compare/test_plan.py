@@ -4,15 +4,16 @@ import pytest
 
 from ctr.config import ConfigError
 from tools.compare.plan import (
-    CONF,
     PlanError,
     Sweep,
     Variant,
     parse_variant,
     plan_runs,
     read_sweep,
+    store_setting,
     variants_of,
 )
+from tools.composed import CONF, compose_run
 
 
 def test_a_variant_is_a_label_and_settings_with_lists_in_them():
@@ -115,6 +116,19 @@ def test_runs_know_folder_settings_split_and_checkpoint(tmp_path):
 def test_a_variant_that_cannot_run_is_named_before_any_runs(tmp_path, setting, reason):
     with pytest.raises(ConfigError, match=reason):
         plan_runs([Variant("wide", (setting,))], [1], tmp_path, [], None)
+
+
+def test_a_store_is_a_path_from_here_or_a_url(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert store_setting(None) == []
+    assert store_setting("stores/world") == [f"data.store={tmp_path}/stores/world"]
+    assert store_setting("file:///stores/world") == ["data.store=/stores/world"]
+    (setting,) = store_setting("s3://bucket/stores/world")
+    assert setting == "data.store=s3://bucket/stores/world"
+    assert compose_run([setting]).data.store == "s3://bucket/stores/world"
+    with pytest.raises(PlanError, match=r"--store: s3://\.\.\.: .* may be a secret") as caught:
+        store_setting("s3://key:secret@bucket/world")
+    assert "key" not in str(caught.value).partition(";")[0]
 
 
 def test_runs_that_would_share_a_folder_are_refused(tmp_path):

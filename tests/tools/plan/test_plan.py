@@ -1,7 +1,9 @@
 """tools.plan: figures of a whole command against numbers worked out by hand, and its errors."""
 
 import json
+from pathlib import Path
 
+import fsspec
 import pytest
 
 from ctr.table_memory import Table
@@ -66,7 +68,7 @@ def test_a_replicated_table_sends_its_gradient_around_a_ring():
 
 
 def test_as_many_devices_as_it_takes(capsys):
-    found = planned(capsys, "--rows", "item=23600000000", "--devices", "auto")
+    found = planned(capsys, "--rows", "item=23_600_000_000", "--devices", "auto")
     # 1.6048 TB on 68 GB each: 23.6 devices, and hosts have 8.
     assert found["cluster"]["devices"] == 24
     assert min(device["room"] for device in found["devices"]) > 0
@@ -87,6 +89,13 @@ def test_what_is_printed(capsys):
     assert " ".join(item.split()) == "item 243,153,410 16 15.56 GB 972.61 MB row_wise 0-7"
     (user,) = (line for line in lines if line.startswith("user_id "))
     assert user.split()[-2:] == ["data_parallel", "0-7"]
+    assert "a prepared store" not in lines[-1]
+
+
+def test_more_rows_than_a_store_has_are_planned_and_called_so(capsys):
+    main(["--rows", "item=23600000000", "--devices", "auto"])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "a prepared store has rows for 2,147,483,647 ids a table, not for 23,600,000,000"
 
 
 @pytest.mark.parametrize(
@@ -99,7 +108,11 @@ def test_what_is_printed(capsys):
         ),
         (["--rows", "user_id=10"], "no table item; give item=ROWS, too"),
         (["--rows", "item=1e9"], "--rows item=1e9: write TABLE=ROWS"),
+        (["--rows", "item=1_"], "--rows item=1_: write TABLE=ROWS"),
+        (["--rows", "item=1²"], "--rows item=1²: write TABLE=ROWS"),
+        (["--rows", "item=0"], "--rows item=0: write TABLE=ROWS"),
         (["--rows", "item=10", "--devices", "9"], "--devices 9: give auto, at most 8"),
+        (["--rows", "item=10", "--devices", "²"], "--devices ²: give auto, at most 8"),
         (["--rows", "item=10", "--what"], "--what: no option"),
         (["--rows", "item=10", "model=make"], "model.head=content: has no embedding table"),
         (["--rows", "item=10", "cluster=default"], "cluster.device_memory=null"),
@@ -111,6 +124,37 @@ def test_an_error_is_one_line_that_says_what_to_do(capsys, arguments, message):
     error = refused(capsys, *arguments)
     assert error.startswith("error: ")
     assert message in error
+
+
+@pytest.mark.parametrize(
+    ("option", "least"), [("--samples-per-user", "1 or more"), ("--vectors", "0 or more")]
+)
+@pytest.mark.parametrize("number", ["-1", "²", "many"])
+def test_a_number_that_counts_nothing_is_refused(capsys, option, least, number):
+    error = refused(capsys, "--rows", "item=10", f"{option}={number}")
+    assert f"argument {option}: {number!r} given, must be" in error
+    assert least in error
+
+
+@pytest.mark.parametrize("number", ["0", "inf", "nan"])
+def test_samples_of_a_user_are_a_number_that_can_be(capsys, number):
+    error = refused(capsys, "--rows", "item=10", "--samples-per-user", number)
+    assert f"{number!r} given, must be a number of 1 or more" in error
+
+
+def test_of_a_store_at_a_url_its_manifest_is_read(capsys, trained):
+    store = Path(trained.read_config().data.store)
+    system = fsspec.filesystem("memory")
+    system.pipe_file("/plan/whole/manifest.json", (store / "manifest.json").read_bytes())
+    system.pipe_file("/plan/cut/manifest.json", b"{")
+    remote = planned(capsys, "data.store=memory://plan/whole", "--devices", "1")
+    assert remote == planned(capsys, f"data.store={store}", "--devices", "1")
+    error = refused(capsys, "data.store=memory://plan/cut")
+    assert "error: memory://plan/cut/manifest.json: not valid JSON" in error
+    error = refused(capsys, "data.store=memory://plan/none")
+    assert "error: memory://plan/none: no manifest.json there; is this a prepared store" in error
+    error = refused(capsys, "data.store=nothing://plan")
+    assert error.startswith("error: nothing://plan")
 
 
 def _traffic(ids, embeddings, gradients):
