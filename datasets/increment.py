@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,18 +23,14 @@ from numpy.typing import NDArray
 from datasets.command import run
 from datasets.errors import data_error
 from datasets.increment_tables import Table, merge_table
-from datasets.increment_users import write_users
-from datasets.manifest import (
-    check_destination,
-    history_segments,
-    is_labelled,
-    remove_stale,
-    temporary_folder,
-)
+from datasets.increment_users import Records, write_users
+from datasets.manifest import check_destination, history_segments, is_labelled
+from datasets.npy import read_rows, write_rows_sparsely
 from datasets.remote_store import destination, local_copy
 from datasets.segments import PreparedStore, SegmentWriter
 from datasets.snapshots import Options
 from datasets.taobao_mm import open_source, prepare_tree
+from datasets.temporary import TemporaryFolder
 from remote.path import Location, location
 
 log = logging.getLogger(__name__)
@@ -50,6 +45,7 @@ def increment(
     *,
     overwrite: bool = False,
     raw: Mapping[str, NDArray[np.int64]] | None = None,
+    histories: str = "whole",
 ) -> dict[str, Any]:
     """Write the store that goes on from `parent` with what `day` holds.
 
@@ -59,12 +55,14 @@ def increment(
         out: today's store.
         overwrite: replace a store that is already there.
         raw: by feature, ids of the last records of `day` that its tables may lack, int64.
+        histories: what a record of today holds, one of `datasets.increment_users.HISTORIES`.
 
     Returns:
         The manifest.
 
     Raises:
-        DataError: the two are not of one kind, or `out` exists.
+        DataError: the two are not of one kind, `out` exists, or a record of today does not hold
+            what `histories` says.
     """
     _check_kinds(parent, day)
     # Thresholds of yesterday hold for the days after this one, too.
@@ -79,10 +77,10 @@ def increment(
         for name, table in tables.items():
             store.add_table(name, table.vocabulary)
             log.info("table %s: %d new ids", name, table.vocabulary.size - table.before)
+        records = write_users(store, parent, day, tables, raw or {}, histories)
         _write_items(store, parent, day, tables)
-        record_U = write_users(store, parent, day, tables, raw or {})
         for split in day.manifest["splits"]:
-            _write_split(store, day, split, tables, record_U)
+            _write_split(store, day, split, tables, records)
         return store.finish()
 
 
@@ -135,17 +133,22 @@ def _write_vectors(
     store: SegmentWriter, parent: PreparedStore, day: PreparedStore, item: Table
 ) -> None:
     kind = parent.manifest["vectors"]
-    vectors = store.vectors(item.vocabulary.size, kind["width"], kind["dtype"])
-    before, given = parent.array("items/vectors"), day.array("items/vectors")
-    for begin in range(0, item.before, _CHUNK_ROWS):
-        end = min(begin + _CHUNK_ROWS, item.before)
-        vectors[begin:end] = before[begin:end]
-    lacks = np.ones(item.vocabulary.size, bool)
+    size, width, dtype = item.vocabulary.size, kind["width"], kind["dtype"]
+    file = store.reserve_vectors(size, width, dtype)
+    given = day.array("items/vectors")
+    lacks = np.ones(size, bool)
     lacks[: item.before] = parent.array("items/vector_inv_norm") == 0
     rows = np.flatnonzero((item.row > 0) & lacks[item.row])
-    for begin in range(0, len(rows), _CHUNK_ROWS):
-        part = rows[begin : begin + _CHUNK_ROWS]
-        vectors[item.row[part]] = given[part]
+    rows = rows[np.argsort(item.row[rows])]
+    target = item.row[rows]
+    for begin in range(0, size, _CHUNK_ROWS):
+        block = np.zeros((min(_CHUNK_ROWS, size - begin), width), dtype)
+        end = begin + len(block)
+        before = read_rows(parent.path / "items" / "vectors.npy", begin, end)
+        block[: len(before)] = before
+        part = slice(*np.searchsorted(target, [begin, end]))
+        block[target[part] - begin] = given[rows[part]]
+        write_rows_sparsely(file, begin, block)
 
 
 def _write_split(
@@ -153,7 +156,7 @@ def _write_split(
     day: PreparedStore,
     split: str,
     tables: Mapping[str, Table],
-    record_U: NDArray[np.int64],
+    records: Records,
 ) -> None:
     told = day.manifest["splits"][split]
 
@@ -162,9 +165,9 @@ def _write_split(
 
     store.add_split(
         f"{split}_{store.number}",
-        record_U[column("user")].astype(np.int32),
+        records.record[column("user")].astype(np.int32),
         tables["item"].row[column("item")],
-        column("history_end"),
+        column("history_end") + records.shift[column("user")],
         column("label") if is_labelled(told) else None,
         features={
             f["name"]: tables[f["table"]].row[column(f"feature_{f['name']}")]
@@ -184,10 +187,8 @@ def _prepared_tree(
     """
     final = out.absolute()
     final.parent.mkdir(parents=True, exist_ok=True)
-    remove_stale(final)
-    folder = temporary_folder(final, ".day")
-    try:
-        prepare_tree(source, folder, Options(), name=parent.manifest["name"])
+    with TemporaryFolder(final) as folder:
+        prepare_tree(source, folder / "day", Options(), name=parent.manifest["name"])
         tree = open_source(source)
         # The last records are the users of `test`, in the order of the source.
         users = [
@@ -197,9 +198,7 @@ def _prepared_tree(
         ]
         names = ("user_id", *tree.profile)
         raw = {name: np.concatenate([batch[name] for batch in users]) for name in names}
-        yield PreparedStore(folder), raw
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        yield PreparedStore(folder / "day"), raw
 
 
 def _check_parent(parent: PreparedStore, digest: str | None, place: str) -> None:
@@ -218,10 +217,18 @@ def main(argv: list[str] | None = None) -> int:
         "--prepared",
         help="today's rows of any data set, as a store of their own with every id in its tables",
     )
+    parser.add_argument(
+        "--histories",
+        choices=("whole", "new"),
+        help="what the histories of --prepared hold: whole lives (the default), or only what is "
+        "new, to be put after yesterday's",
+    )
     parser.add_argument("--out", required=True, help="folder of today's store, or its URL")
     parser.add_argument("--parent", help="digest that the manifest of --store must have")
     parser.add_argument("--overwrite", action="store_true")
     given = parser.parse_args(argv)
+    if given.histories and not given.prepared:
+        parser.error("--histories is said of --prepared")
 
     def command() -> None:
         with (
@@ -233,10 +240,12 @@ def main(argv: list[str] | None = None) -> int:
             _check_parent(parent, given.parent, given.store)
             if given.prepared:
                 with local_copy(location(given.prepared)) as folder:
-                    increment(parent, PreparedStore(folder), out, overwrite=given.overwrite)
+                    day, histories = PreparedStore(folder), given.histories or "whole"
+                    increment(parent, day, out, overwrite=given.overwrite, histories=histories)
             else:
                 with _prepared_tree(location(given.source), parent, out) as (day, raw):
-                    increment(parent, day, out, overwrite=given.overwrite, raw=raw)
+                    options = {"overwrite": given.overwrite, "raw": raw}
+                    increment(parent, day, out, histories="snapshots", **options)
             log.info("the manifest of %s has the digest %s", given.out, PreparedStore(out).digest)
 
     return run(command)

@@ -5,7 +5,9 @@ n rows of today's table, row 0 included.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,8 +17,8 @@ from datasets.errors import data_error
 from datasets.segments import PreparedStore
 from datasets.vocab import Vocabulary
 
-# How often an id must be seen to get a row, as the preparation of yesterday was asked.
-_MINIMUM = {"item": "min_frequency", "user_id": "user_min_frequency"}
+# How often an id must be seen to get a row: the option of Taobao-MM, and the ids of an event log.
+_THRESHOLDS = {"item": ("min_frequency", "items"), "user_id": ("user_min_frequency", "users")}
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class Table:
 def merge_table(parent: PreparedStore, day: PreparedStore, name: str) -> Table:
     """Put today's ids of a table after yesterday's.
 
-    An id of yesterday keeps the count that it had. A new one must be seen today as often as
-    yesterday's preparation asked for, unless it is the target of a sample.
+    An id of yesterday keeps the count that it had. A new one gets a row; where yesterday's
+    preparation had a threshold for the table, only if it is seen as often today.
 
     Args:
         parent: yesterday's store.
@@ -52,8 +54,10 @@ def merge_table(parent: PreparedStore, day: PreparedStore, name: str) -> Table:
     if old.raw.dtype != new.raw.dtype:
         problem = f"ids are {new.raw.dtype}, those of {parent.path} {old.raw.dtype}"
         raise data_error(problem, "Write both with one type", file=day.path, key=name)
-    wanted = new.count.to_numpy() >= _least_count(parent, name)
-    if name == "item":
+    options = parent.manifest.get("source", {}).get("options", {})
+    wanted = new.count.to_numpy() >= _least_count(options, name)
+    # Taobao-MM's threshold is for behaviours; the target of a sample has a row however rare it is.
+    if name == "item" and "min_frequency" in options:
         for split in day.manifest["splits"]:
             targets = np.unique(day.array(f"splits/{split}/item"))
             wanted[targets[targets > 0] - 1] = True
@@ -76,6 +80,18 @@ def _vocabulary(store: PreparedStore, table: str) -> Vocabulary:
         raise data_error(problem, "Prepare the store again", file=file) from None
 
 
-def _least_count(parent: PreparedStore, table: str) -> int:
-    options = parent.manifest.get("source", {}).get("options", {})
-    return int(options.get(_MINIMUM[table], 1)) if table in _MINIMUM else 0
+def _least_count(options: Mapping[str, Any], table: str) -> int:
+    """The threshold of yesterday's preparation by its options, 0 where it had none."""
+    option, ids = _THRESHOLDS.get(table, ("", ""))
+    if option in options:
+        return int(options[option])
+    # Those of an event log; a world has numbers under the same names.
+    groups = {name: options.get(name) for name in ("users", "items")}
+    entities = {name: group for name, group in groups.items() if isinstance(group, dict)}
+    if ids in entities:
+        trained = entities[ids].get("vocabulary") == "train"
+        return int(entities[ids].get("min_frequency", 0)) if trained else 0
+    for group in entities.values():
+        if table in group.get("features", {}):
+            return int(group["features"][table].get("min_frequency", 0))
+    return 0

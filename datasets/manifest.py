@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,8 +47,6 @@ _SHAPE = {
     "files": {str: {"bytes": int, "blake2b": str}},
     "parents?": [str],
 }
-
-log = logging.getLogger(__name__)
 
 
 def file_digest(path: Path) -> str:
@@ -212,42 +208,6 @@ def segment_folder(number: int) -> str:
 def is_labelled(split: Mapping[str, Any]) -> bool:
     """Whether a split has labels, by its entry in the manifest; it has unless the entry says no."""
     return bool(split.get("labelled", True))
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def temporary_folder(path: Path, suffix: str = "") -> Path:
-    """Name of this process's temporary folder beside a store; what lies there is removed.
-
-    Args:
-        path: final place of the store.
-        suffix: keeps several such folders apart.
-    """
-    folder = path.with_name(f"{path.name}.tmp-{os.getpid()}{suffix}")
-    # A dead process may have had our id, as in a container where every run has the same one.
-    shutil.rmtree(folder, ignore_errors=True)
-    return folder
-
-
-def remove_stale(path: Path) -> None:
-    """Remove the temporary folders that dead preparations left beside a store.
-
-    Args:
-        path: final place of the store.
-    """
-    for folder in path.parent.glob(f"{path.name}.tmp-*"):
-        pid = folder.name.rsplit(".tmp-", 1)[1].split(".")[0]
-        if pid.isdigit() and not _is_alive(int(pid)):
-            log.warning("removing %s, left by a preparation that was stopped", folder)
-            shutil.rmtree(folder)
 
 
 def sync(path: Path) -> None:

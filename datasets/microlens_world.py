@@ -8,7 +8,6 @@ Vectors and tags tell an item's style, the levels how good it is.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,8 +20,8 @@ from tqdm import tqdm
 
 from datasets.command import run
 from datasets.errors import data_error
-from datasets.manifest import temporary_folder
 from datasets.microlens_tables import HIGHEST_LEVEL, SCHEMAS, SPLITS, TAGS
+from datasets.temporary import TemporaryFolder
 from datasets.world_truth import Catalogue, WorldSize, make_catalogue, style_match
 
 _LIKED_STYLES = 4
@@ -206,16 +205,16 @@ def write_tables(out: Path, size: MicroLensSize) -> None:
     if min(size.categories, size.styles) < 1 or size.items < size.categories * size.styles:
         problem = f"{size.items} items for {size.categories} categories of {size.styles} styles"
         raise data_error(problem, "Give --items at least one item for each style")
+    if size.seed < 0:
+        raise data_error(f"seed {size.seed}", "Give --seed a number of 0 or more")
     if out.exists():
         raise data_error("already exists", "Choose another --out", file=out)
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    folder = temporary_folder(out.absolute())
-    try:
-        folder.mkdir()
-        _Writer(folder, size).write()
-        folder.rename(out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with TemporaryFolder(out) as folder:
+        tables = folder / "tables"
+        tables.mkdir()
+        _Writer(tables, size).write()
+        tables.rename(out)
 
 
 def main(argv: list[str] | None = None) -> int:

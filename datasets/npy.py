@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 _HEADER_BYTES = 128
+# Rows that are left out together, a page of a file of int8 [128].
+_STRETCH = 32
 
 
 def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
@@ -54,6 +56,21 @@ def write_rows(path: Path, start: int, values: NDArray[Any]) -> None:
     with path.open("r+b") as file:
         file.seek(_HEADER_BYTES + start * row)
         file.write(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).data)
+
+
+def write_rows_sparsely(path: Path, start: int, values: NDArray[Any]) -> None:
+    """As `write_rows`, without stretches of zeros: `create` made these, with no room on disk.
+
+    Args:
+        path: the file, with zeros in the rows that are written.
+        start: first row to write.
+        values: [n, width], of the file's own dtype and width.
+    """
+    starts = np.arange(0, len(values), _STRETCH)
+    some = np.logical_or.reduceat(values.any(axis=1), starts) if len(values) else starts
+    begins = np.flatnonzero(np.diff(np.concatenate([[0], some, [0]])))
+    for begin, end in zip(begins[::2] * _STRETCH, begins[1::2] * _STRETCH, strict=True):
+        write_rows(path, start + int(begin), values[begin:end])
 
 
 def read_rows(path: Path, start: int, stop: int) -> NDArray[Any]:

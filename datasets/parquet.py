@@ -106,6 +106,14 @@ class Batch:
         result: NDArray[np.int64] = lengths.cast(pa.int64()).to_numpy(zero_copy_only=False)
         return result
 
+    def ends(self, column: str) -> NDArray[np.int64]:
+        """Length of each row of a list column and its first, middle and last number, int64 [n, 4].
+
+        A row without any has 0 for these; so have numbers that are null.
+        """
+        length, numbers = self.lengths(column), _numbers_at(self.data.column(column))
+        return np.column_stack([length, np.where(length[:, None] > 0, numbers, 0)])
+
     def integers(self, column: str, null: int | None = None) -> NDArray[np.int64]:
         """An integer column as int64 [n].
 
@@ -214,6 +222,20 @@ class Piece:
     groups: tuple[int, int]
     first_row: int
     rows: int
+
+
+def _numbers_at(lists: pa.ListArray) -> NDArray[np.int64]:
+    """First, middle and last number of each row, int64 [n, 3]; anything where there is none."""
+    if not len(lists.values):
+        return np.zeros((len(lists), 3), np.int64)
+    offsets = lists.offsets.to_numpy()
+    begin, end = offsets[:-1], offsets[1:]
+    place = np.stack([begin, (begin + end) // 2, end - 1], axis=1).reshape(-1)
+    numbers = lists.values.take(pa.array(place.clip(0, len(lists.values) - 1)))
+    # What no signed integer holds is refused where the column is read.
+    numbers = pc.fill_null(numbers, pa.scalar(0, numbers.type)).cast(pa.int64(), safe=False)
+    found: NDArray[np.int64] = numbers.to_numpy(zero_copy_only=False).reshape(-1, 3)
+    return found
 
 
 class ParquetSource:

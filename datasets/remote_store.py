@@ -6,8 +6,8 @@ A store at a URL is whole as soon as its manifest is there: that is written last
 
 from __future__ import annotations
 
-import itertools
-import shutil
+import logging
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,13 +25,13 @@ from datasets.manifest import (
     check_destination,
     is_plain,
     read_manifest,
-    remove_stale,
-    temporary_folder,
 )
+from datasets.temporary import TemporaryFolder
 from remote.path import Location, RemotePath
 
 PARTIAL = f"{MANIFEST}.partial"
-_number = itertools.count()
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -52,6 +52,8 @@ def destination(out: Location, overwrite: bool) -> Iterator[Path]:
     _check_destination(out, overwrite)
     with _scratch(out) as folder:
         yield folder / "store"
+        # Another preparation may have put a store there meanwhile.
+        _check_destination(out, overwrite)
         _upload(folder / "store", out)
 
 
@@ -69,7 +71,8 @@ def local_copy(store: Location) -> Iterator[Path]:
         yield store
         return
     read_manifest(store)
-    with _scratch(store) as folder:
+    with _scratch(store) as scratch:
+        folder = scratch / "store"
         for file in tqdm(list(store.rglob("*")), desc="fetch", disable=None):
             name = file.relative_to(store)
             if not all(is_plain(part) for part in name.parts):
@@ -110,15 +113,10 @@ def _fetched_array(file: RemotePath) -> NDArray[Any]:
 @contextmanager
 def _scratch(store: RemotePath) -> Iterator[Path]:
     """A folder in the machine's temporary one ($TMPDIR), removed at the end."""
-    place = Path(tempfile.gettempdir()) / f"lifelong-ctr-{store.name}"
-    remove_stale(place)
-    # Several stores of one name may be at hand.
-    folder = temporary_folder(place, f".{next(_number)}")
-    folder.mkdir(mode=0o700)
-    try:
+    # Temporary folders are often shared by users, and nobody can remove what is another's.
+    place = Path(tempfile.gettempdir()) / f"lifelong-ctr-{os.getuid()}-{store.name}"
+    with TemporaryFolder(place, mode=0o700) as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_destination(out: RemotePath, overwrite: bool) -> None:
@@ -147,6 +145,10 @@ def _named_files(out: RemotePath) -> set[str]:
     found: set[str] = set()
     for manifest in (MANIFEST, PARTIAL):
         if (out / manifest).is_file():
-            named = read_manifest(out, manifest)["files"]
+            try:
+                named = read_manifest(out, manifest)["files"]
+            except DataError as error:
+                log.warning("%s; files that the new store lacks stay", error)
+                continue
             found |= {n for n in named if all(is_plain(part) for part in PurePosixPath(n).parts)}
     return found

@@ -114,6 +114,10 @@ class SegmentWriter(StoreWriter):
         source: what is added, as of `StoreWriter`.
         overwrite: replace a store that is already there.
 
+    Attributes:
+        number: of the segment that is added.
+        first_record: number of its first record.
+
     Raises:
         DataError: something is already at `path`.
     """
@@ -131,6 +135,7 @@ class SegmentWriter(StoreWriter):
         self._parent = parent
         self._linked: dict[str, Any] = {}
         self.number = len(history_segments(parent.manifest))
+        self.first_record = parent.records
         self._manifest["schema_version"] = SEGMENTED_VERSION
         self._manifest["parents"] = [*parent.manifest.get("parents", []), parent.digest]
         self._manifest["features"]["event"] = parent.features("event")

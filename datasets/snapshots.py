@@ -151,7 +151,7 @@ def _check_edges(
     pieces: list[reading.HistoryPiece],
 ) -> None:
     """Refuse a piece that goes on with a user of the piece before by another history."""
-    last: tuple[int, int] | None = None
+    last: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     for task, piece in zip(tasks, pieces, strict=True):
         if piece.continued and last and piece.ends and piece.ends[0] != last[1]:
             raise work.source.changed_history(split, task[2])

@@ -193,10 +193,13 @@ def write_tree(folder: Path, size: TreeSize) -> None:
         size: of the tree.
 
     Raises:
-        DataError: there is no user or no event.
+        DataError: there is no user or no event, a negative seed, or the folder holds such tables.
     """
     if min(size.users, size.history_length) < 1:
         raise data_error("sizes of a tree must be positive", "Choose larger ones")
+    if size.seed < 0:
+        raise data_error(f"seed {size.seed}", "Give --seed a number of 0 or more")
+    taobao_mm.check_no_tables(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for split, users in _split_users(size).items():
         _write(folder, f"{split}_user_features", _user_groups(size, split, users))

@@ -7,16 +7,15 @@ item_features, scl_embedding_int8_p90) and the joined form (train/, test/ with s
 from __future__ import annotations
 
 import argparse
-import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from datasets.command import run
 from datasets.counting import MISSING
@@ -34,15 +33,13 @@ from datasets.parquet import (
 from datasets.partitions.budget import Budget, parse_memory
 from datasets.partitions.engine import ENGINES, open_engine
 from datasets.partitions.source import Snapshots, VectorKind
-from datasets.remote_store import destination, mapped_array
+from datasets.remote_store import destination
 from datasets.samples import Samples, one_hot_labels
 from datasets.snapshots import Means, Options, prepare
+from datasets.taobao_mm_joined import BATCHES_A_PIECE, SPLITS, JoinedColumns, JoinedTables
 from datasets.vectors import vector_rows
-from remote.path import Location, RemoteError, location
+from remote.path import Location, RemotePath, location
 
-log = logging.getLogger(__name__)
-
-SPLITS = ("train", "test")
 VECTOR_WIDTH = 128
 PROFILE = ("profile_1", "profile_2", "profile_3", "profile_4", "profile_5")
 ITEM_FEATURES = ("category", "brand", "shop")
@@ -84,15 +81,6 @@ _RAW_TABLES = {
     "items": "item_features",
     "vectors": "scl_embedding_int8_p90",
 }
-_JOINED_TABLES = {
-    "samples": TABLES["train_samples"],
-    "users": TABLES["train_user_features"],
-    "ids": ("user_id",),
-    "items": TABLES["item_features"],
-}
-# Of the largest size that is read at once; a piece is the work of one task.
-_BATCHES_A_PIECE = 4
-_VECTORS_A_PIECE = 1 << 18
 
 
 def raw_schema(table: str) -> pa.Schema:
@@ -102,6 +90,20 @@ def raw_schema(table: str) -> pa.Schema:
         table: one of `TABLES`.
     """
     return pa.schema([(RAW[word], _TYPES.get(word, pa.int64())) for word in TABLES[table]])
+
+
+def check_no_tables(folder: Path) -> None:
+    """Refuse to write raw tables where there are some, which might be the published ones.
+
+    Args:
+        folder: to be written into.
+
+    Raises:
+        DataError: it has a file or folder of one of `TABLES`.
+    """
+    for table in TABLES:
+        for found in folder.glob(f"{table}*"):
+            raise data_error("already exists", "Choose another folder for the tables", file=found)
 
 
 def _columns(words: tuple[str, ...]) -> dict[str, str]:
@@ -145,6 +147,24 @@ def _features(batch: Batch) -> dict[str, NDArray[np.int64]]:
     return columns | {word: batch.integers(RAW[word], null=MISSING) for word in ITEM_FEATURES}
 
 
+_JOINED = JoinedColumns(
+    tables={
+        "samples": _columns(TABLES["train_samples"]),
+        "users": _columns(TABLES["train_user_features"]),
+        "ids": _columns(("user_id",)),
+        "items": _columns(TABLES["item_features"]),
+    },
+    user=RAW["user_id"],
+    history=RAW["history_item"],
+    profile=PROFILE,
+    features=ITEM_FEATURES,
+    vector_width=VECTOR_WIDTH,
+    read_samples=_samples,
+    read_snapshots=_snapshots,
+    read_features=_features,
+)
+
+
 class RawTaobaoMM:
     """The six raw tables.
 
@@ -174,7 +194,7 @@ class RawTaobaoMM:
 
     def pieces(self, table: str) -> list[Piece]:
         """A table cut into pieces, in order."""
-        return self._tables[_RAW_TABLES.get(table, table)].pieces(_BATCHES_A_PIECE)
+        return self._tables[_RAW_TABLES.get(table, table)].pieces(BATCHES_A_PIECE)
 
     def samples(self, split: str, piece: Piece) -> Iterator[Samples]:
         """Samples of a piece of a split, in batches."""
@@ -212,7 +232,7 @@ class RawTaobaoMM:
             yield vector_rows(batch, RAW["vector"], VECTOR_WIDTH, np.int8)
 
 
-class JoinedTaobaoMM:
+class JoinedTaobaoMM(JoinedTables):
     """The joined form: every sample carries its user's history and its item's features.
 
     Args:
@@ -222,144 +242,8 @@ class JoinedTaobaoMM:
         DataError: a file or column is missing, damaged or of another type.
     """
 
-    profile: tuple[str, ...] = PROFILE
-    features: tuple[str, ...] = ITEM_FEATURES
-
     def __init__(self, path: Location) -> None:
-        self.path = path
-        self._shards: dict[str, list[Location]] = {
-            split: sorted((path / split).glob("*.parquet")) for split in SPLITS
-        }
-        for split, files in self._shards.items():
-            if not files:
-                advice = "Check the path of the source"
-                raise data_error("no Parquet files", advice, file=path / split)
-        self._keys = path / "feature_map" / "scl_emb_int8_p90_keys.npy"
-        self._values = path / "feature_map" / "scl_emb_int8_p90_values.npy"
-        self._has_vectors = self._keys.is_file()
-        if not self._has_vectors:
-            log.warning("%s: no such file, the store will have no vectors", self._keys)
-        self._tables: dict[str, ParquetSource] = {}
-
-    def _table(self, split: str, table: str) -> ParquetSource:
-        """Columns of the shards of a split, opened when they are first asked for."""
-        name = f"{split}_{table}"
-        if name not in self._tables:
-            self._tables[name] = ParquetSource(self._shards[split], _columns(_JOINED_TABLES[table]))
-        return self._tables[name]
-
-    def files(self) -> dict[str, int]:
-        """Files read, by name, with their sizes in bytes."""
-        files = [file for shards in self._shards.values() for file in shards]
-        files += [self._keys, self._values] if self._has_vectors else []
-        return file_sizes(files, self.path)
-
-    def pieces(self, table: str) -> list[Piece]:
-        """A table cut into pieces, in order; items are those of train, then those of test."""
-        if table == "vectors":
-            rows = len(self._vector_arrays()[0])
-            starts = range(0, rows, _VECTORS_A_PIECE)
-            return [Piece(0, (0, 0), at, min(_VECTORS_A_PIECE, rows - at)) for at in starts]
-        if table != "items":
-            return self._table(*table.split("_")).pieces(_BATCHES_A_PIECE)
-        pieces = self._table("train", "items").pieces(_BATCHES_A_PIECE)
-        before = len(self._shards["train"])
-        for piece in self._table("test", "items").pieces(_BATCHES_A_PIECE):
-            pieces.append(replace(piece, file=before + piece.file))
-        return pieces
-
-    def samples(self, split: str, piece: Piece) -> Iterator[Samples]:
-        """Samples of a piece of a split, in batches."""
-        return map(_samples, self._table(split, "samples").read(piece))
-
-    def _user_before(self, split: str, piece: Piece) -> int | None:
-        """User of the row before a piece, if there is one."""
-        table = self._table(split, "ids")
-        place = (piece.file, piece.first_row)
-        groups = [one for one in table.pieces(0) if (one.file, one.first_row) < place and one.rows]
-        last = None
-        for batch in table.read(groups[-1]) if groups else ():
-            last = int(batch.integers(RAW["user_id"])[-1])
-        return last
-
-    def snapshots(self, split: str, piece: Piece, share: float) -> Iterator[Snapshots]:
-        """Users of a piece of a split, in batches: the first row of each run of one user's rows."""
-        user_before = self._user_before(split, piece)
-        length_before: int | None = None
-        for batch in self._table(split, "users").read(piece, share):
-            user = batch.integers(RAW["user_id"])
-            length = batch.lengths(RAW["history_item"])
-            first = np.append(True, user[1:] != user[:-1])
-            changed = ~first & (length != np.append(length[0], length[:-1]))
-            if user[0] == user_before:
-                first[0] = False
-                # Across pieces it is looked at when all pieces have been read.
-                changed[0] = length_before is not None and length[0] != length_before
-            if changed.any():
-                raise self._changed(batch, int(np.argmax(changed)))
-            continued = length_before is None and not first[0]
-            user_before, length_before = int(user[-1]), int(length[-1])
-            # The join leaves null where the user table lacks the user: no record then.
-            found = _snapshots(batch.select(first & (length >= 0)))
-            ends = (int(length[0]), int(length[-1]))
-            yield replace(found, continued=continued, ends=ends)
-
-    def _changed(self, batch: Batch, row: int) -> DataError:
-        problem = "another history than in the user's row before"
-        advice = "Give all rows of a user in a split the same history"
-        return batch.fail(problem, advice, RAW["history_item"], row)
-
-    def changed_history(self, split: str, piece: Piece) -> DataError:
-        """The error of a piece that goes on with a user of the piece before by another history."""
-        first = next(self._table(split, "ids").read(piece))
-        return self._changed(first, 0)
-
-    def users_place(self, split: str) -> str:
-        """Folder of the users of a split."""
-        return f"{self.path / split}, column '{RAW['user_id']}'"
-
-    def item_features(self, piece: Piece) -> Iterator[dict[str, NDArray[np.int64]]]:
-        """Columns item, category, brand and shop of a piece, in batches."""
-        before = len(self._shards["train"])
-        split = "train" if piece.file < before else "test"
-        within = replace(piece, file=piece.file - (before if split == "test" else 0))
-        return map(_features, self._table(split, "items").read(within))
-
-    def vector_kind(self) -> VectorKind | None:
-        """Vectors of the SCL encoder, if `feature_map/` has them."""
-        return VectorKind(VECTOR_WIDTH, np.int8) if self._has_vectors else None
-
-    def _vector_arrays(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        keys = _load_array(self._keys, np.int64)
-        values = _load_array(self._values, np.int8)
-        if values.shape != (len(keys), VECTOR_WIDTH):
-            problem = f"shape {values.shape}, expected {(len(keys), VECTOR_WIDTH)}"
-            raise data_error(problem, "Fetch both files again", file=self._values)
-        return keys, values
-
-    def vector_keys(self, piece: Piece) -> Iterator[NDArray[np.int64]]:
-        """Items of a piece of the vectors."""
-        keys, _ = self._vector_arrays()
-        yield np.array(keys[piece.first_row : piece.first_row + piece.rows])
-
-    def vectors(self, piece: Piece) -> Iterator[NDArray[Any]]:
-        """Vectors of a piece, int8 [n, 128]."""
-        _, values = self._vector_arrays()
-        yield np.array(values[piece.first_row : piece.first_row + piece.rows])
-
-
-def _load_array(file: Location, dtype: DTypeLike) -> NDArray[Any]:
-    try:
-        array = mapped_array(file)
-    except RemoteError:
-        raise
-    except (OSError, ValueError) as error:
-        problem = f"not readable as .npy ({error})"
-        raise data_error(problem, "Fetch the file again", file=file) from None
-    if array.dtype != np.dtype(dtype):
-        problem = f"dtype {array.dtype}, expected {np.dtype(dtype)}"
-        raise data_error(problem, "Fetch the file again", file=file)
-    return array
+        super().__init__(path, _JOINED)
 
 
 def open_source(path: Location) -> RawTaobaoMM | JoinedTaobaoMM:
@@ -400,6 +284,13 @@ def prepare_tree(
     )
 
 
+def _check_spill(out: Location, address: str | None) -> None:
+    """What tasks spill lies in $TMPDIR when `out` is a URL, and a cluster has several machines."""
+    if address is not None and isinstance(out, RemotePath) and not os.environ.get("TMPDIR"):
+        problem = f"--out {out} on a cluster, whose machines hand each other files in $TMPDIR"
+        raise data_error(problem, "Set TMPDIR to a folder that all of them see", key="--address")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line: prepare a store from a Taobao-MM tree."""
     parser = argparse.ArgumentParser(prog="datasets.taobao_mm", description=__doc__)
@@ -424,11 +315,13 @@ def main(argv: list[str] | None = None) -> int:
 
     def command() -> None:
         source, overwrite = location(arguments.source), arguments.overwrite
+        out = location(arguments.out)
+        _check_spill(out, arguments.address)
         budget = Budget(parse_memory(arguments.memory), arguments.workers)
         engine = open_engine(arguments.engine, arguments.workers, arguments.address)
         means = Means(engine, budget)
-        with destination(location(arguments.out), overwrite) as out:
-            prepare_tree(source, out, options, overwrite=overwrite, means=means)
+        with destination(out, overwrite) as folder:
+            prepare_tree(source, folder, options, overwrite=overwrite, means=means)
 
     return run(command)
 

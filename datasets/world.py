@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -25,9 +24,10 @@ from tqdm import tqdm
 from datasets import taobao_mm
 from datasets.command import run
 from datasets.errors import data_error
-from datasets.manifest import check_destination, temporary_folder
+from datasets.manifest import check_destination
 from datasets.remote_store import destination
 from datasets.snapshots import Options
+from datasets.temporary import TemporaryFolder
 from datasets.world_events import make_histories
 from datasets.world_samples import SPLITS, Exposure, make_exposure
 from datasets.world_truth import Catalogue, People, WorldSize, make_catalogue, make_people, raw_ids
@@ -207,13 +207,16 @@ def write_raw(folder: Path, size: WorldSize) -> None:
         size: of the world.
 
     Raises:
-        DataError: the sizes do not make a world.
+        DataError: the sizes do not make a world, or the folder holds such tables.
     """
     if min(size.users, size.samples_per_user, size.history_length, size.categories) < 1:
         raise data_error("sizes of a world must be positive", "Choose larger ones")
     if size.items < size.categories * size.styles:
         problem = f"{size.items} items for {size.categories} categories of {size.styles} styles"
         raise data_error(problem, "Give --items at least one item for each style")
+    if size.seed < 0:
+        raise data_error(f"seed {size.seed}", "Give --seed a number of 0 or more")
+    taobao_mm.check_no_tables(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _Writer(folder, size).write()
 
@@ -233,27 +236,30 @@ def make_world(
         The manifest.
 
     Raises:
-        DataError: the sizes do not make a world, or `out` exists.
+        DataError: the sizes do not make a world, `out` exists, or `raw` holds such tables.
     """
     check_destination(out, overwrite)
     final = out.absolute()
     final.parent.mkdir(parents=True, exist_ok=True)
-    folder = raw or temporary_folder(final, ".raw")
-    note = {"options": asdict(size), "path": str(raw) if raw else "generated"}
-    try:
-        write_raw(folder, size)
-        return taobao_mm.prepare_tree(
-            folder,
-            out,
-            Options(),
-            name="world",
-            created_by="datasets.world",
-            overwrite=overwrite,
-            source_note=note,
-        )
-    finally:
-        if raw is None:
-            shutil.rmtree(folder, ignore_errors=True)
+    if raw is not None:
+        return _write_and_prepare(raw, out, size, str(raw), overwrite)
+    with TemporaryFolder(final) as folder:
+        return _write_and_prepare(folder / "raw", out, size, "generated", overwrite)
+
+
+def _write_and_prepare(
+    raw: Path, out: Path, size: WorldSize, origin: str, overwrite: bool
+) -> dict[str, Any]:
+    write_raw(raw, size)
+    return taobao_mm.prepare_tree(
+        raw,
+        out,
+        Options(),
+        name="world",
+        created_by="datasets.world",
+        overwrite=overwrite,
+        source_note={"options": asdict(size), "path": origin},
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

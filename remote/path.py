@@ -179,12 +179,25 @@ class RemotePath:
             return file
 
     def fetch(self, target: Path) -> None:
-        """Copy a file to this machine."""
+        """Copy a file to this machine.
+
+        Raises:
+            OSError: the local one cannot be written.
+        """
+        # Outside, where a local failure is not taken for one of the URL.
+        with target.open("wb"):
+            pass
         with self._opened() as (system, path):
             system.get_file(path, str(target))
 
     def put(self, source: Path) -> None:
-        """Write a file, as a copy of a local one."""
+        """Write a file, as a copy of a local one.
+
+        Raises:
+            OSError: the local one cannot be read.
+        """
+        with source.open("rb"):
+            pass
         with self._opened() as (system, path):
             try:
                 system.put_file(str(source), path)

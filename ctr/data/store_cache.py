@@ -60,8 +60,8 @@ def local_store(store: str | Path) -> Path:
         store: a local folder, or its URL; credentials come from the environment.
 
     Raises:
-        StoreError: a URL that cannot be read or holds no store, or a file that is not as the
-            manifest says.
+        StoreError: a URL that cannot be read or holds no store, a file that is not as the
+            manifest says, or a cache that cannot be written.
     """
     if not is_url(store):
         return Path(store)
@@ -70,12 +70,17 @@ def local_store(store: str | Path) -> Path:
         if isinstance(found, Path):
             return found
         return _cached(found)
-    except FileNotFoundError as error:
-        raise StoreError(
-            f"{error.filename}: no such file; is {store} a prepared store, uploaded to its end?"
-        ) from None
     except RemoteError as error:
         raise StoreError(str(error)) from None
+    except OSError as error:
+        if is_url(error.filename):
+            raise StoreError(
+                f"{error.filename}: no such file; is {store} a prepared store, uploaded to its end?"
+            ) from None
+        raise StoreError(
+            f"{error.filename or cache_folder()}: {error.strerror or error}; set {CACHE_VARIABLE} "
+            "to a folder of a local disk that can be written"
+        ) from None
 
 
 def _cached(store: RemotePath) -> Path:
@@ -142,22 +147,40 @@ def _named_files(manifest: dict[str, Any], store: RemotePath) -> list[_File]:
 
 def _cached_parents(cache: Path, manifest: dict[str, Any]) -> dict[Path, dict[str, Any]]:
     """Folders of the stores that this one goes on from and that are here, with their files."""
-    folders = [cache / digest for digest in manifest.get("parents", [])]
-    return {
-        folder: json.loads((folder / _MANIFEST).read_bytes())["files"]
-        for folder in reversed(folders)
-        if folder.is_dir()
-    }
+    parents = {}
+    for digest in reversed(manifest.get("parents", [])):
+        try:
+            raw = (cache / digest / _MANIFEST).read_bytes()
+        except OSError:
+            continue
+        # Nothing is taken from a copy that was damaged.
+        if hashlib.blake2b(raw, digest_size=16).hexdigest() == digest:
+            parents[cache / digest] = json.loads(raw)["files"]
+    return parents
 
 
 def _link(file: _File, parents: dict[Path, dict[str, Any]], partial: Path) -> bool:
-    """Take a file from a copy of a parent that has the same one."""
+    """Take a file from a copy of a parent that has the same one; False where that cannot be."""
     for folder, entries in parents.items():
-        if entries.get(file.name) == {"bytes": file.size, "blake2b": file.digest}:
-            (partial / file.name).parent.mkdir(parents=True, exist_ok=True)
-            os.link(folder / file.name, partial / file.name)
-            return True
+        if entries.get(file.name) != {"bytes": file.size, "blake2b": file.digest}:
+            continue
+        source, target = folder / file.name, partial / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if _described(source) == (file.size, file.digest):
+                os.link(source, target)
+                return True
+        except OSError as error:
+            # Gone meanwhile, or a file system without links.
+            _log.info("%s is fetched, it cannot be linked (%s)", file.name, error)
     return False
+
+
+def _described(path: Path) -> tuple[int, str]:
+    """Size in bytes and BLAKE2b digest of a file."""
+    with path.open("rb") as content:
+        digest = hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16))
+        return content.tell(), digest.hexdigest()
 
 
 def _check_room(store: RemotePath, partial: Path, needed: int) -> None:
@@ -175,16 +198,15 @@ def _fetch_file(source: RemotePath, target: Path, file: _File) -> None:
     aside = target.with_name(f"{target.name}.part")
     try:
         source.fetch(aside)
-        with aside.open("rb") as content:
-            digest = hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16))
-            size = content.tell()
-            # After a power failure the file must not have its name without its content.
-            os.fsync(content.fileno())
-        if size != file.size or digest.hexdigest() != file.digest:
+        size, digest = _described(aside)
+        if (size, digest) != (file.size, file.digest):
             raise StoreError(
-                f"{source}: {size} bytes of digest {digest.hexdigest()}, the manifest says "
+                f"{source}: {size} bytes of digest {digest}, the manifest says "
                 f"{file.size} of {file.digest}; upload the store again"
             )
+        # After a power failure the file must not have its name without its content.
+        with aside.open("rb") as content:
+            os.fsync(content.fileno())
         aside.rename(target)
     finally:
         aside.unlink(missing_ok=True)

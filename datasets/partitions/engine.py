@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-# One thread each: there are as many workers as cores are wanted.
-_THREADS = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+# Environment of a worker: there are as many workers as cores are wanted.
+ONE_THREAD = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 class Engine(Protocol):
@@ -62,6 +62,20 @@ def died(step: str, place: int, count: int, how: str) -> ChildProcessError:
     )
 
 
+def run_task(function: Callable[[Task], Result], task: Task) -> Result:
+    """Run a task in a worker, on one core and without keeping the memory that it needed.
+
+    Args:
+        function: what to call.
+        task: its argument.
+    """
+    pa.set_cpu_count(1)
+    try:
+        return function(task)
+    finally:
+        pa.default_memory_pool().release_unused()
+
+
 class Inline:
     """Runs tasks in this process, one after another."""
 
@@ -91,7 +105,6 @@ def _serve(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A task that went on would write into a folder that the next preparation is about to remove.
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    pa.set_cpu_count(1)
     while True:
         try:
             function, task = connection.recv()
@@ -99,12 +112,11 @@ def _serve(connection: Connection) -> None:
             return
         answer: tuple[bool, Any]
         try:
-            answer = (True, function(task))
+            answer = (True, run_task(function, task))
         except Exception as error:
             error.add_note(traceback.format_exc())
             answer = (False, error)
         connection.send(answer)
-        pa.default_memory_pool().release_unused()
 
 
 class _Worker:
@@ -149,8 +161,8 @@ class Pool:
         self._workers = []
 
     def _start(self) -> None:
-        before = {name: os.environ.get(name) for name in _THREADS}
-        os.environ.update(_THREADS)
+        before = {name: os.environ.get(name) for name in ONE_THREAD}
+        os.environ.update(ONE_THREAD)
         try:
             self._workers = [_Worker() for _ in range(self._count)]
         finally:

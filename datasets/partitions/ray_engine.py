@@ -9,14 +9,10 @@ from typing import Any
 from tqdm import tqdm
 
 from datasets.errors import data_error
-from datasets.partitions.engine import Result, Task, died
+from datasets.partitions.engine import ONE_THREAD, Result, Task, died, run_task
 
 # A task that lost its worker is pure, so it may simply run again.
 _TRIES_AGAIN = 2
-
-
-def _call(function: Callable[[Any], Any], task: Any) -> Any:
-    return function(task)
 
 
 class RayEngine:
@@ -46,6 +42,7 @@ class RayEngine:
             # Results are small: the object store need not be a third of the machine's memory.
             options = {"num_cpus": self._workers, "object_store_memory": 80_000_000}
             options["include_dashboard"] = False
+        options["runtime_env"] = {"env_vars": ONE_THREAD}
         self._ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
         return self
 
@@ -57,7 +54,7 @@ class RayEngine:
     ) -> list[Result]:
         """See `datasets.partitions.engine.Engine.map`."""
         ray = self._ray
-        remote = ray.remote(num_cpus=1, max_retries=_TRIES_AGAIN)(_call)
+        remote = ray.remote(num_cpus=1, max_retries=_TRIES_AGAIN)(run_task)
         shared = ray.put(function)
         places: dict[Any, int] = {}
         results: dict[int, Result] = {}

@@ -74,7 +74,7 @@ class HistoryPiece:
     max_length: int
     profile: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = field(default_factory=dict)
     continued: bool = False
-    ends: tuple[int, int] | None = None
+    ends: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
 
 def _distinct(

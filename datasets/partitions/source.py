@@ -27,7 +27,8 @@ class Snapshots:
         lengths: events of each user, int64 [U].
         continued: of a source that repeats a user's row for every sample: whether the first row
             goes on with the user of the row before, in another piece.
-        ends: of such a source: lengths of the first and of the last row, -1 = no history.
+        ends: of such a source: what tells one history from another, of the first and of the last
+            row.
     """
 
     user_id: NDArray[np.int64]
@@ -36,7 +37,7 @@ class Snapshots:
     categories: NDArray[np.int64]
     lengths: NDArray[np.int64]
     continued: bool = False
-    ends: tuple[int, int] = (0, 0)
+    ends: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
     @property
     def starts(self) -> NDArray[np.int64]:

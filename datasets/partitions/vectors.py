@@ -12,15 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets import npy
+from datasets.npy import write_rows_sparsely
 from datasets.partitions.keys import sort_order
 from datasets.partitions.reading import PieceTask
 from datasets.partitions.runs import read_column, read_runs, write_run
 from datasets.partitions.source import SnapshotSource, VectorKind
 
 _HIGH = np.uint64(32)
-# Rows that are left out together, a page of a file of int8 [128].
-_STRETCH = 32
 
 
 def read_vectors(
@@ -73,17 +71,8 @@ def write_vectors_range(
     block: NDArray[Any] = np.zeros((last - first, kind.width), kind.dtype)
     vectors = columns["vector"][place]
     block[(row >> _HIGH).astype(np.int64) - first] = vectors
-    _write_sparsely(file, first, block)
+    write_rows_sparsely(file, first, block)
     return len(row), int((~vectors.any(axis=1)).sum())
-
-
-def _write_sparsely(file: Path, first: int, block: NDArray[Any]) -> None:
-    """Leave out stretches of zeros: they are there already, and take no room on disk so."""
-    starts = np.arange(0, len(block), _STRETCH)
-    some = np.logical_or.reduceat(block.any(axis=1), starts) if len(block) else starts
-    begins = np.flatnonzero(np.diff(np.concatenate([[0], some, [0]])))
-    for begin, end in zip(begins[::2] * _STRETCH, begins[1::2] * _STRETCH, strict=True):
-        npy.write_rows(file, first + int(begin), block[begin:end])
 
 
 def count_repeats(runs: Sequence[Path], span: tuple[int, int]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,12 @@ def write_extended(path: Path) -> dict[str, Any]:
                 source_row=np.array([9, 7, 8]) if label is None else None,
             )
         return store.finish()
+
+
+def digest(store: Path) -> str:
+    """Of the manifest of a store, as its children name it."""
+    raw = (store / "manifest.json").read_bytes()
+    return hashlib.blake2b(raw, digest_size=16).hexdigest()
 
 
 def reseal(path: Path, name: str) -> None:

@@ -246,17 +246,19 @@ def test_row_of_a_later_batch(
 
 
 @pytest.mark.parametrize("pieces", [False, True])
+@pytest.mark.parametrize("other", [[1, 2, 3, 4], [9, 2, 3], [1, 9, 3], [1, 2, 9], None, []])
 def test_joined_form_with_two_histories_of_a_user(
     pieces: bool,
+    other: list[int] | None,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if pieces:
-        monkeypatch.setattr("datasets.taobao_mm._BATCHES_A_PIECE", 0)
+        monkeypatch.setattr("datasets.taobao_mm_joined.BATCHES_A_PIECE", 0)
     frame: dict[str, list[Any]] = {RAW[word]: [1, 1, 1] for word in ("user_id", *taobao_mm.PROFILE)}
     frame |= {RAW[word]: [5, 6, 7] for word in ("item", *taobao_mm.ITEM_FEATURES)}
-    lists = [[1, 2], [1, 2], [1, 2, 3]]
+    lists = [[1, 2, 3], [1, 2, 3], other]
     frame |= {
         RAW["label"]: [[0, 1]] * 3,
         RAW["history_item"]: lists,

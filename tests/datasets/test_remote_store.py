@@ -247,11 +247,48 @@ def test_files_of_the_store_before_are_removed(bucket: str, tmp_path: Path) -> N
     assert beside.exists()
 
 
-def test_the_folder_of_a_dead_preparation_is_removed(bucket: str, scratch: Path) -> None:
-    left = scratch / f"lifelong-ctr-store.tmp-{2**22 + 1}"
-    (left / "store").mkdir(parents=True)
-    prepared(f"{bucket}/store", [[1]])
-    assert not left.exists()
+@pytest.mark.parametrize("content", [b"", b'{"format": "lifel', b'{"format": "x"}'])
+@pytest.mark.parametrize("name", ["manifest.json", PARTIAL])
+def test_what_cannot_be_read_may_be_overwritten(
+    bucket: str, tmp_path: Path, name: str, content: bytes
+) -> None:
+    url = location(f"{bucket}/store")
+    assert isinstance(url, RemotePath)
+    prepared(str(url), [[1, 2]])
+    (tmp_path / "cut").write_bytes(content)
+    (url / name).put(tmp_path / "cut")
+    if name == PARTIAL:
+        (url / "manifest.json").unlink()
+    prepared(str(url), [[1], [2]], overwrite=name != PARTIAL)
+    assert verify(url)["histories"]["records"] == 3
+    assert not (url / PARTIAL).exists()
+
+
+def test_a_store_that_came_meanwhile_stays(bucket: str) -> None:
+    url = f"{bucket}/store"
+
+    def late() -> None:
+        with destination(location(url), False) as out:
+            write_store(out, [[1]])
+            prepared(url, [[1, 2]])
+
+    with pytest.raises(DataError, match=rf"{url}: already exists"):
+        late()
+    assert verify(location(url))["histories"]["events"] == 2
+
+
+def test_stores_of_one_name_have_folders_of_their_own(bucket: str, scratch: Path) -> None:
+    """One process may have several at hand, and other ones work beside it."""
+    with (
+        destination(location(f"{bucket}/a/store"), False) as first,
+        destination(location(f"{bucket}/b/store"), False) as second,
+    ):
+        write_store(first, [[1]])
+        write_store(second, [[1, 2]])
+        assert len(list(scratch.iterdir())) == 2
+        assert all(f"-{os.getuid()}-store.tmp-" in path.name for path in scratch.iterdir())
+    assert verify(location(f"{bucket}/a/store"))["histories"]["events"] == 1
+    assert verify(location(f"{bucket}/b/store"))["histories"]["events"] == 2
     assert os.listdir(scratch) == []
 
 

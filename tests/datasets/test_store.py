@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import signal
 import subprocess
 import sys
@@ -187,8 +186,75 @@ def test_killed_preparation_leaves_no_store(tmp_path: Path) -> None:
     assert done.returncode == -signal.SIGKILL
     assert not (tmp_path / "s").exists()
     assert len(list(tmp_path.glob("s.tmp-*"))) == 1
-    alive = tmp_path / f"s.tmp-{os.getppid()}"
-    alive.mkdir()
     write_store(tmp_path / "s", [[1]])
     verify(tmp_path / "s")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["s", alive.name]
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+def test_a_store_that_came_meanwhile_stays_unless_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = StoreWriter.finish
+
+    def late(self: StoreWriter) -> Any:
+        monkeypatch.setattr(StoreWriter, "finish", finish)
+        write_store(tmp_path / "s", [[1, 2]], overwrite=True)
+        return finish(self)
+
+    monkeypatch.setattr(StoreWriter, "finish", late)
+    with pytest.raises(DataError, match="already exists"):
+        write_store(tmp_path / "s", [[1]])
+    assert verify(tmp_path / "s")["histories"]["events"] == 2
+    monkeypatch.setattr(StoreWriter, "finish", late)
+    write_store(tmp_path / "s", [[1]], overwrite=True)
+    assert verify(tmp_path / "s")["histories"]["events"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+def test_a_store_that_cannot_be_replaced_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_store(tmp_path / "s", [[1]])
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.name == "store":
+            raise OSError("no")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="no"):
+        write_store(tmp_path / "s", [[1, 2]], overwrite=True)
+    assert verify(tmp_path / "s")["histories"]["events"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+KILLED_BETWEEN = """
+    import os, signal, sys
+    from pathlib import Path
+    from tests.datasets.stores import write_store
+
+    rename = Path.rename
+
+    def killed(path, target):
+        if path.name == "store":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return rename(path, target)
+
+    Path.rename = killed
+    write_store(Path(sys.argv[1]), [[1, 2]], overwrite=True)
+"""
+
+
+def test_a_kill_while_a_store_is_replaced_does_not_lose_it(tmp_path: Path) -> None:
+    write_store(tmp_path / "s", [[1]])
+    code = textwrap.dedent(KILLED_BETWEEN)
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], cwd=root, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "s").exists()
+    # Whatever is asked next, it is there again.
+    with pytest.raises(DataError, match="already exists"):
+        write_store(tmp_path / "s", [[1, 2, 3]])
+    assert verify(tmp_path / "s")["histories"]["events"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from datasets import synthetic_tree, taobao_mm
+from datasets import microlens_world, synthetic_tree, taobao_mm, world
 from datasets.snapshots import Options
 from datasets.synthetic_tree import TreeSize, write_tree
 from datasets.verify import verify
@@ -56,3 +56,33 @@ def test_impossible_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert synthetic_tree.main(["--out", str(tmp_path / "a"), "--users", "0"]) == 2
     assert "must be positive" in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
+
+
+def test_tables_that_are_there_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whether they are files or folders of shards; a made-up world does not write over them."""
+    for table, name in (("train_samples", "train_samples.parquet"), ("item_features", None)):
+        folder = tmp_path / table
+        folder.mkdir()
+        if name is None:
+            (folder / table).mkdir()
+        else:
+            (folder / name).write_text("published")
+        commands = (
+            (synthetic_tree.main, ["--out", str(folder), "--users", "30"]),
+            (world.main, ["--out", str(tmp_path / "store"), "--raw", str(folder)]),
+        )
+        for command, arguments in commands:
+            assert command(arguments) == 2
+            assert f"{folder / (name or table)}: already exists" in capsys.readouterr().err
+        assert len(list(folder.iterdir())) == 1
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_negative_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(tmp_path / "a"), "--seed", "-1"]
+    assert synthetic_tree.main([*out, "--users", "30"]) == 2
+    assert "seed -1" in capsys.readouterr().err
+    for command in (world.main, microlens_world.main):
+        assert command(out) == 2
+        assert "seed -1" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -217,8 +217,8 @@ def test_batches_leave_no_trace(
     whole = taobao_mm.prepare_tree(source, tmp_path / "a", Options())
     monkeypatch.setattr("datasets.parquet._MAX_BATCH_ROWS", 1)
     if pieces:
-        monkeypatch.setattr("datasets.taobao_mm._BATCHES_A_PIECE", 0)
-        monkeypatch.setattr("datasets.taobao_mm._VECTORS_A_PIECE", 2)
+        monkeypatch.setattr("datasets.taobao_mm_joined.BATCHES_A_PIECE", 0)
+        monkeypatch.setattr("datasets.taobao_mm_joined._VECTORS_A_PIECE", 2)
         for file in source.rglob("*.parquet"):
             pq.write_table(pq.read_table(file), file, row_group_size=1)
     rows = taobao_mm.prepare_tree(source, tmp_path / "b", Options())

@@ -107,7 +107,7 @@ def test_killed_preparation(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "datasets.world", "--out", str(out), "--users", "2000"]
     with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as process:
         until = time.monotonic() + 60
-        while not list(tmp_path.glob("store.tmp-*/users/history_item.npy")):
+        while not list(tmp_path.glob("store.tmp-*/store/users/history_item.npy")):
             assert process.poll() is None, "the preparation ended too soon to be killed"
             assert time.monotonic() < until
             time.sleep(0.002)

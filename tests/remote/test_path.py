@@ -95,6 +95,21 @@ def test_reading(bucket: str, file: Path, tmp_path: Path) -> None:
         location(f"{bucket}/none").read_bytes()
 
 
+def test_a_local_file_at_fault_is_not_the_fault_of_the_url(file: Path, tmp_path: Path) -> None:
+    path = location("memory://bucket/file")
+    assert isinstance(path, RemotePath)
+    path.put(file)
+    (tmp_path / "folder").mkdir()
+    for target in (tmp_path / "folder", tmp_path / "file" / "below", tmp_path / "none" / "x"):
+        with pytest.raises(OSError, match=str(target)) as caught:
+            path.fetch(target)
+        assert not isinstance(caught.value, RemoteError)
+    with pytest.raises(FileNotFoundError, match=str(tmp_path / "none")):
+        path.put(tmp_path / "none")
+    with pytest.raises(IsADirectoryError, match=str(tmp_path / "folder")):
+        path.put(tmp_path / "folder")
+
+
 @pytest.mark.parametrize(
     "url",
     [

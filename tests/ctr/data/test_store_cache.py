@@ -1,5 +1,6 @@
 """Stores at a URL: fetched once, checked, and read like local ones."""
 
+import errno
 import hashlib
 import json
 import shutil
@@ -137,8 +138,9 @@ def test_a_store_written_anew_is_fetched_anew(url, small_store, tmp_path):
     }
 
 
-def test_files_of_a_parent_are_not_fetched_again(url, bucket, small_store, fetches, tmp_path):
-    """A store that goes on from one that is here, with the same histories and other features."""
+@pytest.fixture
+def goes_on(url, bucket, small_store, fetches, tmp_path):
+    """The copy of a store, and the URL of one that goes on from it with one feature changed."""
     parent = local_store(url)
     changed = "users/feature_user_id.npy"
     np.save(tmp_path / "feature", np.load(small_store / changed) * 0)
@@ -149,15 +151,63 @@ def test_files_of_a_parent_are_not_fetched_again(url, bucket, small_store, fetch
         manifest["parents"] = [parent.name]
         manifest["files"][changed] = {"bytes": len(raw), "blake2b": digest}
 
-    rewrite_manifest(small_store, f"{bucket}/next", go_on, tmp_path / "manifest")
-    (location(f"{bucket}/next") / changed).put(tmp_path / "feature.npy")
+    child = f"{bucket}/next"
+    upload(small_store, child)
+    rewrite_manifest(small_store, child, go_on, tmp_path / "manifest")
+    (location(child) / changed).put(tmp_path / "feature.npy")
     fetches.clear()
-    child = local_store(f"{bucket}/next")
+    return parent, child
+
+
+def test_files_of_a_parent_are_not_fetched_again(goes_on, small_store, fetches, tmp_path):
+    parent, url = goes_on
+    child = local_store(url)
     assert fetches == {"feature_user_id.npy": 1}
-    assert (child / changed).read_bytes() == raw
-    history = "users/history_item.npy"
+    changed, history = "users/feature_user_id.npy", "users/history_item.npy"
+    assert (child / changed).read_bytes() == (tmp_path / "feature.npy").read_bytes()
     assert (child / history).stat().st_ino == (parent / history).stat().st_ino
     assert (parent / changed).read_bytes() == (small_store / changed).read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["gone", "changed", "manifest gone", "manifest cut", "no links"])
+def test_what_cannot_be_linked_is_fetched(goes_on, small_store, fetches, monkeypatch, damage):
+    def refuse(source, target):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported", str(source))
+
+    parent, url = goes_on
+    file, manifest = parent / "users/history_item.npy", parent / "manifest.json"
+    raw = bytearray(file.read_bytes())
+    raw[-1] ^= 1
+    if damage == "gone":
+        file.unlink()
+    elif damage == "changed":
+        file.write_bytes(raw)
+    elif damage == "manifest gone":
+        manifest.unlink()
+    elif damage == "manifest cut":
+        manifest.write_bytes(manifest.read_bytes()[:100])
+    else:
+        monkeypatch.setattr("os.link", refuse)
+    child = local_store(url)
+    assert fetches["history_item.npy"] == 1
+    history = (small_store / "users/history_item.npy").read_bytes()
+    assert (child / "users/history_item.npy").read_bytes() == history
+    few = {"feature_user_id.npy": 1, "history_item.npy": 1}
+    assert (fetches == few) == (damage in ("gone", "changed"))
+
+
+def test_a_cache_that_cannot_be_written_is_named(url, cache, monkeypatch):
+    cache.write_text("a file")
+    with pytest.raises(StoreError, match=rf"^{cache}: File exists; set {CACHE_VARIABLE}"):
+        Store(url)
+    cache.unlink()
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(StoreError, match=rf"^{cache}: No locks available; set {CACHE_VARIABLE}"):
+        Store(url)
 
 
 @pytest.mark.parametrize("content", ["short", "changed"])

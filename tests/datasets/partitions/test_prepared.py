@@ -8,18 +8,22 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import polars as pl
+import pyarrow as pa
 import pytest
 
 from datasets import taobao_mm
 from datasets.errors import DataError, data_error
 from datasets.partitions.budget import Budget
-from datasets.partitions.engine import Engine, Inline, Pool, open_engine
+from datasets.partitions.engine import ONE_THREAD, Engine, Inline, Pool, open_engine, run_task
 from datasets.snapshots import Means, Options
 from datasets.verify import verify
 from tests.datasets.partitions.oracle import Columns, expected_store, random_tree
@@ -125,6 +129,12 @@ def refuse(task: int) -> int:
     return task
 
 
+def cores(_: int) -> tuple[int, int, list[str | None]]:
+    """What Arrow, polars, OpenMP and OpenBLAS may use in a worker."""
+    others = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return pa.cpu_count(), pl.thread_pool_size(), [os.environ.get(name) for name in others]
+
+
 def test_the_pool(trees: list[tuple[Path, Columns]], tmp_path: Path) -> None:
     folder = trees[2][0]
     alone = taobao_mm.prepare_tree(folder, tmp_path / "alone", Options())
@@ -132,6 +142,7 @@ def test_the_pool(trees: list[tuple[Path, Columns]], tmp_path: Path) -> None:
         for partitions in (1, 3):
             out, chosen = tmp_path / f"pool-{partitions}", means(pool, partitions)
             assert taobao_mm.prepare_tree(folder, out, Options(), means=chosen) == alone
+        assert pool.map("a step", cores, range(2)) == [(1, 1, ["1", "1"])] * 2
         with pytest.raises(DataError, match="task 1"):
             pool.map("a step", refuse, range(4))
         with pytest.raises(
@@ -164,16 +175,63 @@ def test_ray(trees: list[tuple[Path, Columns]], tmp_path: Path) -> None:
                 folder, out, Options(), means=means(engine, partitions)
             )
             assert manifest == alone
+        assert engine.map("a step", cores, range(2)) == [(1, 1, ["1", "1"])] * 2
         with pytest.raises(DataError, match="task 1"):
             engine.map("a step", refuse, range(4))
         with pytest.raises(ChildProcessError, match="step 'a step', partition 2 of 5"):
             engine.map("a step", die, range(5))
 
 
+def test_a_task_runs_on_one_core_and_keeps_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = []
+
+    class Memory:
+        def release_unused(self) -> None:
+            released.append(pa.cpu_count())
+
+    before = pa.cpu_count()
+    monkeypatch.setattr(pa, "default_memory_pool", Memory)
+    try:
+        pa.set_cpu_count(3)
+        assert run_task(cores, 0)[0] == 1
+        with pytest.raises(DataError, match="task 1"):
+            run_task(refuse, 1)
+    finally:
+        pa.set_cpu_count(before)
+    assert released == [1, 1]
+
+
+@pytest.mark.parametrize("address", [None, "auto"])
+def test_workers_of_ray_are_told_to_use_one_core(
+    monkeypatch: pytest.MonkeyPatch, address: str | None
+) -> None:
+    told: dict[str, Any] = {}
+    ray = SimpleNamespace(init=lambda **options: told.update(options), shutdown=lambda: None)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with open_engine("ray", 2, address):
+        assert told["runtime_env"] == {"env_vars": ONE_THREAD}
+    assert told.get("address") == address
+
+
+def test_a_url_from_a_cluster_needs_a_folder_that_all_see(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    command = ["--source", str(tmp_path), "--engine", "ray", "--address", "auto", "--out"]
+    monkeypatch.delenv("TMPDIR", raising=False)
+    assert taobao_mm.main([*command, "memory://bucket/store"]) == 2
+    assert "key --address: --out memory://bucket/store on a cluster" in capsys.readouterr().err
+    assert taobao_mm.main([*command, str(tmp_path / "out")]) == 2
+    assert "Ray is not installed" in capsys.readouterr().err
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert taobao_mm.main([*command, "memory://bucket/store"]) == 2
+    assert "Ray is not installed" in capsys.readouterr().err
+
+
 def test_ray_that_is_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     command = ["--source", str(tmp_path), "--out", str(tmp_path / "out"), "--engine"]
     assert taobao_mm.main([*command, "ray"]) == 2
     assert "Ray is not installed. Install it with pip install" in capsys.readouterr().err
