@@ -14,11 +14,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from datasets.batches import Batch
 from datasets.command import run
 from datasets.errors import data_error
 from datasets.manifest import sync
 from datasets.microlens_tables import open_table
-from datasets.parquet import INTEGER, NUMBER, Batch, ParquetSource
+from datasets.parquet import INTEGER, NUMBER, ParquetSource
 from remote.path import Location, location
 
 CSV_NAME = "prediction.csv"

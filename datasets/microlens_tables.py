@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from datasets.batches import Batch
 from datasets.errors import data_error
 from datasets.npy import NpyAppender
 from datasets.parquet import (
@@ -17,7 +18,6 @@ from datasets.parquet import (
     INTEGER_LIST,
     NUMBER,
     NUMBER_LIST,
-    Batch,
     ParquetSource,
 )
 from datasets.samples import binary_labels

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.parquet import Batch
+from datasets.batches import Batch
 
 
 @dataclass(frozen=True)

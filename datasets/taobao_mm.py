@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from datasets.batches import Batch
 from datasets.command import run
 from datasets.counting import MISSING
 from datasets.errors import DataError, data_error
@@ -24,7 +25,6 @@ from datasets.parquet import (
     INTEGER,
     INTEGER_LIST,
     NUMBER_LIST,
-    Batch,
     ParquetSource,
     Piece,
     file_sizes,

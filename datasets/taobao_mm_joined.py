@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from datasets.batches import Batch
 from datasets.errors import DataError, data_error
-from datasets.parquet import Batch, ParquetSource, Piece, file_sizes
+from datasets.parquet import ParquetSource, Piece, file_sizes
 from datasets.partitions.source import Snapshots, VectorKind
 from datasets.remote_store import mapped_array
 from datasets.samples import Samples

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from datasets.parquet import Batch
+from datasets.batches import Batch
 from datasets.store import StoreWriter
 from datasets.vocab import Vocabulary
 

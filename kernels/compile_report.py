@@ -86,6 +86,8 @@ def variants() -> Iterator[Variant]:
     i8, f16, bf16, f32 = torch.int8, torch.float16, torch.bfloat16, torch.float32
     for dtype, width, queries, k, bins in [
         (i8, 128, 1, 50, 0),
+        (i8, 128, 1, 50, 32),
+        (i8, 256, 1, 128, 0),
         (i8, 128, 11, 50, 32),
         (i8, 128, 1000, 50, 0),
         (i8, 256, 11, 128, 0),

@@ -94,8 +94,9 @@ def _scan_segment(
     slot_B = tl.arange(0, B)
     live_B = slot_B < queries
     query_B = first_query + tl.where(live_B, slot_B, 0)
-    begin_B = base + tl.load(begin_Q + query_B)
-    end_B = tl.where(live_B, base + tl.load(end_Q + query_B), 0)
+    # Positions in a history fit 32 bits; the flat history of all users need not.
+    begin_B = tl.load(begin_Q + query_B).to(tl.int32)
+    end_B = tl.where(live_B, tl.load(end_Q + query_B), 0).to(tl.int32)
     loaded = LOAD_QUERIES(sources, query_B, WIDTH, WIDTH2)
     pick = tl.arange(0, K2)
     empty = tl.full([B, K2], NO_KEY, tl.int64)
@@ -113,8 +114,8 @@ def _scan_segment(
         for step in tl.range(tile, round_end, num_stages=STAGES):
             index_C = high - (step + 1) * C + tl.arange(0, C)
             score_CB, alive_CB = SCORE(sources, loaded, index_C, index_C >= low, WIDTH, WIDTH2)
-            seen_CB = (index_C[:, None] >= begin_B[None, :]) & (index_C[:, None] < end_B[None, :])
-            alive_CB = alive_CB & seen_CB
+            position_C = (index_C - base).to(tl.int32)[:, None]
+            alive_CB = alive_CB & (position_C >= begin_B[None, :]) & (position_C < end_B[None, :])
             if BINS2 > 0:
                 tier = tl.floor((score_CB + 1.0) * (BINS / 2.0))
                 tier = tl.minimum(tl.maximum(tier, 0.0), BINS - 1.0).to(tl.int32)
@@ -122,12 +123,12 @@ def _scan_segment(
                 tiers += tl.histogram(tl.reshape(tier, [C * B]), B * BINS2)
             # Equal scores lose here: what is held already lies later in the history.
             wins_CB = (alive_CB & (score_CB > floor_B[None, :])).to(tl.int32)
-            found_B = tl.sum(wins_CB, axis=0)
-            if tl.max(found_B, axis=0) > 0:
+            # Most tiles have none, and one bit says so sooner than a count for each query.
+            if tl.max(wins_CB) > 0:
                 at_CB = count_B[None, :] + tl.cumsum(wins_CB, axis=0) - 1
-                key_CB = _pack(score_CB, index_C[:, None] - base)
+                key_CB = _pack(score_CB, position_C)
                 tl.store(listed + slot_B[None, :] * LIST + at_CB, key_CB, mask=wins_CB > 0)
-                count_B += found_B
+                count_B += tl.sum(wins_CB, axis=0)
         tl.store(counts + slot_B, count_B)
         tl.debug_barrier()
         _sort_in(best, listed, counts, floors, queries, K, K2, LIST)

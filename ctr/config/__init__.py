@@ -3,7 +3,8 @@
 from ctr.config.checks import ConfigError
 from ctr.config.cluster import ClusterConfig
 from ctr.config.data import DataConfig
-from ctr.config.model import EmbeddingConfig, ModelConfig
+from ctr.config.embedding import EmbeddingConfig
+from ctr.config.model import ModelConfig
 from ctr.config.run import RunConfig, parse_as, parse_config
 from ctr.config.trainer import TrainerConfig
 

@@ -13,7 +13,8 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from ctr.config.checks import ConfigError, leaves, require, require_one_of, require_usable
 from ctr.config.cluster import ClusterConfig
 from ctr.config.data import DataConfig
-from ctr.config.model import EmbeddingConfig, ModelConfig
+from ctr.config.embedding import EmbeddingConfig
+from ctr.config.model import ModelConfig
 from ctr.config.trainer import TrainerConfig
 
 

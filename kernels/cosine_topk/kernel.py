@@ -80,13 +80,18 @@ def choose_config(dtype: torch.dtype, width: int, queries_a_user: float, bins: i
     """Sizes for a table's dtype and width, and for how many queries share a history."""
     # The order in which a product of floats is summed may follow the sizes of a block; so that the
     # other queries of a batch do not change a score, only exact products choose their block.
-    if dtype == torch.int8 and queries_a_user >= 32 and not bins:
-        return ScanConfig(block_queries=32, tile=64)
+    block = 16
+    if dtype == torch.int8:
+        if queries_a_user >= 32 and not bins:
+            return ScanConfig(block_queries=32, tile=64)
+        # What follows the product costs as much for a query that is not there. Longer vectors
+        # would spill registers so.
+        block = 8 if queries_a_user <= 4 and width <= 128 else 16
     row_bytes = _padded(width) * dtype.itemsize
     # Float32 products and histograms need more registers a score than fit with longer tiles.
     most = 64 if bins or dtype == torch.float32 else 128
     tile = min(max(_TILE_BYTES // row_bytes, 16), most)
-    return ScanConfig(block_queries=16, tile=tile, warps=8 if bins else 4)
+    return ScanConfig(block_queries=block, tile=tile, warps=8 if bins else 4)
 
 
 def _padded(width: int) -> int:

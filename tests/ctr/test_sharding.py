@@ -136,7 +136,7 @@ def test_a_table_trains_alike_wherever_it_is(optimizer, found):
         losses = found[rank]["losses"]
         first = losses[f"{optimizer} row_wise"]
         assert len({round(loss, 3) for loss in first}) == 3, "nothing was learnt"
-        assert losses[f"{optimizer} mixed"] == pytest.approx(first, rel=1e-6, abs=1e-6)
+        assert losses[f"{optimizer} mixed"] == pytest.approx(first, rel=5e-6)
 
 
 @pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adagrad", "sgd"])
@@ -145,9 +145,7 @@ def test_a_checkpoint_fits_wherever_a_table_is(optimizer, found):
         losses = found[rank]["losses"]
         after = losses[f"{optimizer} row_wise after"]
         for place in ("row_wise", "mixed"):
-            assert losses[f"{optimizer} {place} resumed"] == pytest.approx(
-                after, rel=1e-6, abs=1e-6
-            )
+            assert losses[f"{optimizer} {place} resumed"] == pytest.approx(after, rel=5e-6)
 
 
 def test_a_run_with_mixed_constraints_has_the_losses_of_row_wise_tables(out):

@@ -28,7 +28,10 @@ def config_of(store, out, world_size, model, *more):
     """Steps of STEP samples on all processes together."""
     settings = [f"model={model}", f"data.store={store}", f"run={out}", "data.history_length=64"]
     settings += [f"data.batch_size={STEP // world_size}", f"trainer.max_steps={STEPS}"]
-    settings += ["trainer.log_every=1", "trainer.progress=false", "embedding.init_std=0.1", *more]
+    # ASTA and QNN have kinks, at which rounding decides for one slope or another; with this seed no
+    # number comes that close to one.
+    settings += ["trainer.log_every=1", "trainer.progress=false", "seed=1"]
+    settings += ["embedding.init_std=0.1", *more]
     return parse_config(compose("train", overrides=settings))
 
 

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datasets import events
+from datasets import event_log, events
 from datasets.errors import DataError
 from datasets.events_config import read_config
 from datasets.verify import verify
@@ -114,7 +114,7 @@ def test_vocabulary_of_training_events(tmp_path: Path, open_store: Any) -> None:
 
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=20))
 def test_split_rule(lengths: list[int]) -> None:
-    split = events.split_by_user(np.array(lengths), 0.2, 0.1)
+    split = event_log.split_by_user(np.array(lengths), 0.2, 0.1)
     start = 0
     for length in lengths:
         own = split[start : start + length].tolist()

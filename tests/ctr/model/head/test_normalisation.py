@@ -82,7 +82,7 @@ def test_a_skipped_step_leaves_no_trace():
     model = nn.Sequential(BatchNorm(WIDTH), Dice(WIDTH))
     model(inputs())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    statistics = Statistics(model, enabled=True)
+    statistics = Statistics(model)
     statistics.keep()
     model(inputs(1) * float("nan"))
     assert model[0].running_var.isnan().all()
