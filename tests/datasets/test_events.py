@@ -121,9 +121,9 @@ def test_split_rule(lengths: list[int]) -> None:
         start += length
         tested, validated = max(1, length // 5), length // 10
         trained = max(0, length - tested - validated)
-        assert own.count(events.TEST) == tested
+        assert own.count(event_log.TEST) == tested
         assert own == sorted(own)
-        assert own.count(events.TRAIN) == trained
+        assert own.count(event_log.TRAIN) == trained
 
 
 BAD: dict[str, tuple[str, str, int, Any, list[str]]] = {
