@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 NO_KEY = torch.iinfo(torch.int64).min
+# Picks a query that a program of the Triton scan can hold sorted in registers.
+MOST_PICKS = 1024
 INDEX_DTYPES = (torch.int32, torch.int64)
 _LOW_31_BITS = 0x7FFFFFFF
 
@@ -46,11 +48,7 @@ def reads_data(device: torch.device) -> bool:
 
 def scans_with_triton(device: torch.device, k: int) -> bool:
     """Whether the Triton scan takes a search; elsewhere the torch walk does."""
-    if device.type != "cuda" or find_spec("triton") is None:
-        return False
-    from kernels.plan import MOST_PICKS
-
-    return k <= MOST_PICKS
+    return device.type == "cuda" and k <= MOST_PICKS and find_spec("triton") is not None
 
 
 def check_queries(

@@ -78,7 +78,7 @@ def scan_topk(
         scorer: the op's device functions and tensors.
         history_offsets: int64 [U + 1].
         windows: checked queries.
-        k: picks a query, at most `kernels.plan.MOST_PICKS`.
+        k: picks a query, at most `kernels.jagged.MOST_PICKS`.
         config: sizes.
         bins: tiers of the histogram of all scores, 0 for none.
 

@@ -17,9 +17,6 @@ from torch import Tensor
 
 from kernels.jagged import QueryWindows
 
-# Picks a query that a program can hold sorted in registers.
-MOST_PICKS = 1024
-
 
 @dataclass(frozen=True)
 class ScanPlan:
