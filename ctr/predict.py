@@ -167,7 +167,7 @@ def run_prediction(
     for name, count in parts.unknown().items():
         if count:
             _log.warning(
-                "%s of %s samples: %s outside the vocabulary, scored as the unknown one",
+                "%s of %s samples: %s not in the store, scored as the unknown one",
                 *(f"{count:,}", f"{len(samples):,}", name),
             )
     parts.remove()

@@ -77,6 +77,7 @@ class StoreSchema:
             None where there is one segment.
         vectors: None where the store has no item vectors.
         digest: BLAKE2b of the manifest, which itself holds the digest of every file.
+        raw_users: whether a file tells the raw user of each record.
         parents: digests of the stores that this one continues, oldest first; rows of their tables
             mean the same here.
     """
@@ -91,6 +92,7 @@ class StoreSchema:
     vectors: VectorSpec | None
     splits: dict[str, SplitSpec]
     digest: str
+    raw_users: bool = False
     segments: tuple[int, ...] | None = None
     parents: tuple[str, ...] = ()
 
@@ -170,6 +172,7 @@ def _parse(manifest: dict, path: Path, digest: str) -> StoreSchema:
         vectors=None if vectors is None else _parse_vectors(vectors, path),
         splits={_name(name): _parse_split(split) for name, split in manifest["splits"].items()},
         digest=digest,
+        raw_users=_flag(manifest.get("raw_users", False)),
         segments=_parse_segments(manifest),
         parents=tuple(_digest(value) for value in manifest.get("parents", [])),
     )

@@ -156,6 +156,7 @@ def _write_users(
     store.add_table("user_id", vocabulary)
     rows = np.concatenate([np.zeros(1, np.int32), vocabulary.rows(log.users)])
     store.add_feature("user", "user_id", rows)
+    store.add_raw_users([log.users], log.users.dtype)
     store.count("users_outside_vocabulary", int((rows[1:] == 0).sum()))
     _add_features(store, "user", config.users, table, log.users)
 

@@ -12,10 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
+from datasets.errors import data_error
 from datasets.increment_lives import USER_ID, KnownRecords, Lives, check_users_known, check_whole
 from datasets.increment_tables import Table
+from datasets.raw_users import read_raw_users
 from datasets.segments import PreparedStore, SegmentWriter
 from datasets.sequences import pieces
 
@@ -78,7 +81,49 @@ def write_users(
         name = feature["name"]
         together = np.concatenate([parent.array(f"users/feature_{name}"), given[name][new]])
         store.add_feature("user", name, together, feature["table"])
+    users = (tables[USER_ID], user_U) if USER_ID in given else None
+    _write_raw_users(store, parent, day, users, new)
     return Records(record_U, np.diff(parent.offsets)[before_U])
+
+
+def _write_raw_users(
+    store: SegmentWriter,
+    parent: PreparedStore,
+    day: PreparedStore,
+    users: tuple[Table, NDArray[np.int32]] | None,
+    new: NDArray[np.int64],
+) -> None:
+    """Put the raw users of today's new records after yesterday's, as far as they are known.
+
+    Args:
+        store: where to.
+        parent: yesterday's store.
+        day: today's rows.
+        users: table `user_id` of both days, and the row of each record of today, int32 [U]; None
+            where users have no rows.
+        new: records of today that are new.
+    """
+    before = read_raw_users(parent.path, parent.manifest)
+    raw = read_raw_users(day.path, day.manifest)
+    if users is not None and (before is None) != (raw is None):
+        # One of an earlier release tells the users who have a row.
+        table, row_U = users
+        if before is None:
+            before = _ids(table, parent.array(f"users/feature_{USER_ID}"))
+        else:
+            raw = _ids(table, row_U)
+    if before is None or raw is None:
+        return
+    if before.dtype != raw.dtype:
+        problem = f"raw users are {raw.dtype}, those of {parent.path} {before.dtype}"
+        raise data_error(problem, "Write both with one type", file=day.path)
+    store.add_raw_users([pl.concat([before, raw.gather(new - 1)])], before.dtype)
+
+
+def _ids(users: Table, row_U: NDArray[np.int32]) -> pl.Series:
+    """Raw users of all records but 0, null where they have row 0: [U - 1]."""
+    row = pl.Series(row_U[1:])
+    return users.vocabulary.raw.gather(row.set(row == 0, None) - 1)
 
 
 def _write_segment(

@@ -44,6 +44,7 @@ _SHAPE = {
             "source_rows?": bool,
         }
     },
+    "raw_users?": bool,
     "files": {str: {"bytes": int, "blake2b": str}},
     "parents?": [str],
 }

@@ -117,10 +117,11 @@ def _write_items(
 def _write_users(
     store: StoreWriter, users: NDArray[np.int64], train: Rows, with_user_id: bool
 ) -> None:
-    """Count records, and write the feature `user_id` if it is wanted."""
+    """Count records, and write their raw users and, if it is wanted, the feature `user_id`."""
     distinct, times = np.unique(users, return_counts=True)
     log.info("%d users, %d records", len(distinct), len(users))
     store.count("users_with_several_records", int((times > 1).sum()))
+    store.add_raw_users([pl.Series(users)], pl.Int64)
     if with_user_id:
         vocabulary = build_vocabulary(count_values(train.user_id), missing=(MISSING,))
         store.add_table("user_id", vocabulary)
@@ -163,8 +164,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--user-id",
         action="store_true",
-        help="write the user feature user_id, which QIN does not embed, so that records can be "
-        "found by raw ids",
+        help="write the user feature user_id, which QIN does not embed",
     )
     parser.add_argument("--overwrite", action="store_true")
     arguments = parser.parse_args(argv)

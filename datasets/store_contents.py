@@ -15,6 +15,7 @@ from datasets.histories import HistoryWriter
 from datasets.manifest import FORMAT, SCHEMA_VERSION
 from datasets.norms import inverse_norms
 from datasets.npy import NpyAppender, create, read_rows
+from datasets.raw_users import write_raw_users
 from datasets.splits import reserve_split, write_split
 from datasets.vocab import Vocabulary, write_vocabulary
 
@@ -128,6 +129,13 @@ class StoreContents:
         create(file, np.int32, rows)
         self._manifest["features"][kind].append({"name": name, "table": name})
         return file
+
+    def add_raw_users(
+        self, parts: Iterable[pl.Series], dtype: pl.DataType | type[pl.DataType]
+    ) -> None:
+        """Write the raw user of every record but 0 (`datasets.raw_users.write_raw_users`)."""
+        write_raw_users(self.folder, parts, dtype)
+        self._manifest["raw_users"] = True
 
     def sample_features(self, tables: Mapping[str, str]) -> None:
         """Announce features of samples, which every split then has to bring.

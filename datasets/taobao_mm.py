@@ -31,7 +31,7 @@ from datasets.parquet import (
     find_files,
 )
 from datasets.partitions.budget import Budget, parse_memory
-from datasets.partitions.engine import ENGINES, open_engine
+from datasets.partitions.engines import ENGINES, open_engine
 from datasets.partitions.source import Snapshots, VectorKind
 from datasets.remote_store import destination
 from datasets.samples import Samples, one_hot_labels

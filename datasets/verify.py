@@ -20,6 +20,7 @@ from datasets.manifest import (
     read_manifest,
 )
 from datasets.norms import inverse_norms
+from datasets.raw_users import check_raw_users
 from datasets.remote_store import local_copy
 from remote.path import Location
 
@@ -156,6 +157,7 @@ def _check_users(path: Path, manifest: dict[str, Any]) -> None:
         if offsets[np.searchsorted(offsets, end)] != end:
             raise _wrong(file, f"a record lies on both sides of event {end}, where {folder} ends")
     _check_features(path, manifest, "user", counted["records"])
+    check_raw_users(path, manifest)
 
 
 def _check_items(path: Path, manifest: dict[str, Any]) -> None:

@@ -158,6 +158,52 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def circles(paths: list[Path], root: Path) -> list[list[str]]:
+    """Files that import one another, in the order of such a way round.
+
+    Imports within functions count. A package's own `__init__.py` may gather what lies below it.
+    """
+    files = {path.relative_to(root): path for path in paths if path.name != "__init__.py"}
+    names = {".".join(name.with_suffix("").parts): name for name in files}
+
+    def needed(name: Path) -> set[Path]:
+        found = {module for _, module in imports(files[name], root)}
+        # The module itself, or that of an imported name.
+        found |= {module.rpartition(".")[0] for module in found}
+        return {names[module] for module in found if module in names} - {name}
+
+    graph = {name: needed(name) for name in files}
+    found: list[list[str]] = []
+    done: set[Path] = set()
+
+    def walk(name: Path, way: list[Path]) -> None:
+        if name in way:
+            found.append([part.as_posix() for part in way[way.index(name) :]])
+        elif name not in done:
+            for other in sorted(graph[name]):
+                walk(other, [*way, name])
+            done.add(name)
+
+    for name in sorted(graph):
+        walk(name, [])
+    return found
+
+
+def test_no_files_import_one_another(tmp_path: Path) -> None:
+    for name, code in (
+        ("a/one.py", "from a.two import x"),
+        ("a/two.py", "def f():\n    from a import three"),
+        ("a/three.py", "import a.one"),
+        ("a/apart.py", "from a.one import y"),
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(code + "\n")
+    planted = sorted(tmp_path.rglob("*.py"))
+    assert circles(planted, tmp_path) == [["a/one.py", "a/two.py", "a/three.py"]]
+    assert circles(sources(), ROOT) == []
+
+
 def test_no_source_imports_what_it_must_not() -> None:
     assert len(sources()) > 0
     assert violations(ROOT) == []

@@ -1,6 +1,6 @@
 """A Parquet file of raw (user, item) ids as samples of a prepared store.
 
-Shape legend: n samples of a part, U user records.
+Shape legend: n samples of a part.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ import numpy as np
 import pyarrow as pa
 
 from ctr.data.raw_file import RawFile, SamplesError, Stretch
+from ctr.data.raw_users import RawUsers
 from ctr.data.samples import Part, Samples
 from ctr.data.store import Array, Split, Store
 from ctr.data.vocabulary import Vocabulary
-from ctr.schema import StoreError, StoreSchema
+from ctr.schema import StoreSchema
 
 _log = logging.getLogger(__name__)
-
-# In every store: the feature that tells which raw user a record is of (docs/store_format.md).
-_USER_ID = "user_id"
 
 
 @dataclass(frozen=True)
@@ -51,9 +49,8 @@ class RawColumns:
 class RawSamples(Samples):
     """A Parquet file with a row for each sample, never held in memory as a whole.
 
-    A user of several records has the one with the longest history, and of equally long ones the
-    last, since preparations write a later snapshot of a user after an earlier one. Ids outside the
-    vocabulary stand for the unknown user, with an empty history, and the unknown item.
+    Users without a record (`RawUsers`) have an empty history, and ids outside the vocabulary stand
+    for the unknown item.
 
     Args:
         path: of the file.
@@ -69,13 +66,13 @@ class RawSamples(Samples):
         self.columns, self.store = columns, store
         self.file = RawFile(path)
         self.schema: pa.Schema = self.file.schema
-        user_table, feature_tables = _user_table(store), _feature_tables(store.schema, columns)
+        self._users, feature_tables = RawUsers(store), _feature_tables(store.schema, columns)
         self.file.require(columns.names())
         if columns.history_end is not None:
             self.file.require_kind(columns.history_end, True, "numbers of events")
+        self.file.require_kind(columns.user, self._users.of_integers, "ids of users")
         opened: dict[str, Vocabulary] = {}
         for column, table in (
-            (columns.user, user_table),
             (columns.item, "item"),
             *((column, feature_tables[name]) for name, column in columns.features.items()),
         ):
@@ -83,9 +80,8 @@ class RawSamples(Samples):
                 opened[table] = Vocabulary(store, table)
             integers = opened[table].of_integers
             self.file.require_kind(column, integers, f"ids of table '{table}'")
-        self._users, self._items = opened[user_table], opened["item"]
+        self._items = opened["item"]
         self._features = {name: opened[feature_tables[name]] for name in columns.features}
-        self._records = _record_of_user(store, user_table)
 
     def __len__(self) -> int:
         return self.file.rows
@@ -112,7 +108,7 @@ class RawSamples(Samples):
 
     def _part(self, number: int, stretch: Stretch) -> Part:
         columns = self.columns
-        record = self._records[self._users.rows(stretch.full_values(columns.user))]
+        record = self._users.records(stretch.full_values(columns.user))
         item = self._items.rows(stretch.full_values(columns.item))
         unknown = {"user": int((record == 0).sum()), "item": int((item == 0).sum())}
         features = {}
@@ -145,16 +141,6 @@ class RawSamples(Samples):
         return np.where(record > 0, end, 0)
 
 
-def _user_table(store: Store) -> str:
-    for feature in store.schema.user:
-        if feature.name == _USER_ID:
-            return feature.table
-    raise StoreError(
-        f"{store.path}: no user feature '{_USER_ID}', by which raw users would be found; set "
-        "samples to a split"
-    )
-
-
 def _feature_tables(schema: StoreSchema, columns: RawColumns) -> dict[str, str]:
     """Table of every sample feature."""
     tables = {feature.name: feature.table for feature in schema.sample}
@@ -171,14 +157,3 @@ def _feature_tables(schema: StoreSchema, columns: RawColumns) -> dict[str, str]:
             *(name, name),
         )
     return tables
-
-
-def _record_of_user(store: Store, table: str) -> Array:
-    """User record by row of the users' table, 0 for row 0: int32 [rows]."""
-    # Sorting is stable: of equally long histories, the later record comes later.
-    order_U = np.argsort(np.diff(store.history_offsets), kind="stable")
-    records = np.zeros(store.schema.table_rows[table], dtype=np.int32)
-    # Where a user has several, the last assignment stands.
-    records[store.user_features[_USER_ID][order_U]] = order_U
-    records[0] = 0
-    return records

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -24,18 +26,12 @@ class Vocabulary:
 
     def __init__(self, store: Store, table: str) -> None:
         self._file = store.path / "vocab" / f"{table}.parquet"
-        try:
-            with pq.ParquetFile(self._file, page_checksum_verification=True) as opened:
-                found = opened.read(["raw", "row"])
-            frame = pl.DataFrame(found.select(["raw", "row"]))
-        except (OSError, KeyError, pa.ArrowException, pl.exceptions.PolarsError) as error:
-            raise self._unusable(f"cannot be read ({str(error).splitlines()[0]})") from None
-        schema = frame.schema
-        if schema["raw"] not in (pl.Int64, pl.String) or schema["row"] != pl.Int32:
-            raise self._unusable(f"raw {schema['raw']}, row {schema['row']}")
+        frame = read_ids(self._file, ["raw", "row"])
+        if frame.schema["row"] != pl.Int32:
+            raise unusable(self._file, f"raw {frame.schema['raw']}, row {frame.schema['row']}")
         rows = store.schema.table_rows[table]
         if not np.array_equal(frame["row"].to_numpy(), np.arange(1, rows)):
-            raise self._unusable(f"its rows are not 1 to {rows - 1}")
+            raise unusable(self._file, f"its rows are not 1 to {rows - 1}")
         self._frame = frame
 
     @property
@@ -58,7 +54,7 @@ class Vocabulary:
         known = self._frame.join(asked.unique(), on="raw", how="semi")
         if known["raw"].n_unique() < len(known):
             twice = known["raw"].filter(known["raw"].is_duplicated())[0]
-            raise self._unusable(f"id {twice!r} comes twice")
+            raise unusable(self._file, f"id {twice!r} comes twice")
         found = asked.join(known, on="raw", how="left", maintain_order="left")
         return found["row"].fill_null(0).to_numpy()
 
@@ -68,9 +64,33 @@ class Vocabulary:
         Raises:
             IndexError: a row that the table does not have.
         """
-        # Row r is at place r - 1.
-        found = self._frame["raw"].gather(np.maximum(rows - 1, 0)).to_list() if len(rows) else []
-        return [raw if row else None for raw, row in zip(found, rows, strict=True)]
+        return self.ids(rows).to_list()
 
-    def _unusable(self, problem: str) -> StoreError:
-        return StoreError(f"{self._file}: {problem}; prepare the store again")
+    def ids(self, rows: np.ndarray) -> pl.Series:
+        """As `raw`, as a column: Int64 or String [n]."""
+        place = pl.Series(rows)
+        # Row r is at place r - 1.
+        return self._frame["raw"].gather(place.set(place == 0, None) - 1)
+
+
+def read_ids(file: Path, columns: list[str]) -> pl.DataFrame:
+    """Some columns of a Parquet file of a store, `raw` with integers or strings among them.
+
+    Raises:
+        StoreError: the file is missing or damaged, or `raw` is of another type.
+    """
+    try:
+        with pq.ParquetFile(file, page_checksum_verification=True) as opened:
+            found = opened.read(columns)
+        frame = pl.DataFrame(found.select(columns))
+    except (OSError, KeyError, pa.ArrowException, pl.exceptions.PolarsError) as error:
+        raise unusable(file, f"cannot be read ({str(error).splitlines()[0]})") from None
+    if frame.schema["raw"] not in (pl.Int64, pl.String):
+        kinds = ", ".join(f"{name} {kind}" for name, kind in frame.schema.items())
+        raise unusable(file, kinds)
+    return frame
+
+
+def unusable(file: Path, problem: str) -> StoreError:
+    """Error about a file of a store."""
+    return StoreError(f"{file}: {problem}; prepare the store again")

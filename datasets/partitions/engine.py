@@ -19,8 +19,6 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 from tqdm import tqdm
 
-from datasets.errors import data_error
-
 log = logging.getLogger(__name__)
 
 Task = TypeVar("Task")
@@ -206,27 +204,3 @@ class Pool:
         if failed:
             raise failed[min(failed)]
         return [results[place] for place in range(len(tasks))]
-
-
-ENGINES = ("local", "ray")
-
-
-def open_engine(name: str, workers: int, address: str | None = None) -> Engine:
-    """An engine by its name.
-
-    Args:
-        name: of `ENGINES`.
-        workers: tasks that run at once; a single local one is this process.
-        address: of a Ray cluster.
-
-    Raises:
-        DataError: Ray is asked for and not installed, or an address is given to the local engine.
-    """
-    if name == "ray":
-        # Asked for only here: Ray is optional, and slow to import.
-        from datasets.partitions.ray_engine import RayEngine
-
-        return RayEngine(workers, address)
-    if address is not None:
-        raise data_error("an address without Ray", "Add --engine ray", key="--address")
-    return Inline() if workers == 1 else Pool(workers)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from datasets.errors import data_error
 from datasets.partitions import users
 from datasets.partitions.keys import ranges
+from datasets.partitions.runs import read_column, reserve
 from datasets.partitions.work import SPLITS, Read, Work, merged_vocabulary
+from datasets.vocab import VOCABULARY_ROWS
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +120,7 @@ def _describe(
 def write_users(
     work: Work, read: Read, parts: Sequence[users.UserPartition], plan: users.Plan
 ) -> None:
-    """Write the histories and profile features of all records."""
+    """Write the histories, profile features and raw users of all records."""
     ranked = [part.ranked for part in parts]
     work.rank("user_id", ranked, {})
     runs = [run.folder / "users" for split in SPLITS for run in read.runs(split)]
@@ -134,8 +138,18 @@ def write_users(
     for name, vocabulary in profile.items():
         work.store.add_table(name, vocabulary)
         work.store.reserve_feature("user", name, records)
-    outside = work.map("records", partial(users.write_records, folder, profile), tasks)
+    raw = work.spill / "raw_users"
+    reserve(raw, records - 1, np.int64)
+    outside = work.map("records", partial(users.write_records, folder, raw, profile), tasks)
+    work.store.add_raw_users(_in_parts(raw, records - 1), pl.Int64)
     work.store.count("events_outside_vocabulary", sum(outside))
+
+
+def _in_parts(file: Path, rows: int) -> Iterator[pl.Series]:
+    """A column of int64 that need not fit in memory."""
+    for start in range(0, rows, VOCABULARY_ROWS):
+        stop = start + VOCABULARY_ROWS
+        yield pl.Series(read_column(file.parent, file.name, np.int64, start, stop))
 
 
 def _record_tasks(read: Read, plan: users.Plan) -> tuple[list[users.RecordTask], int, int]:

@@ -21,7 +21,7 @@ from datasets.counting import MISSING
 from datasets.hashing import prefix_fingerprints
 from datasets.partitions.keys import find_in_order, first_of_runs, ids_of, sort_order
 from datasets.partitions.ranking import Ranked, fill_rows, save_ranked
-from datasets.partitions.runs import read_column, read_runs, write_column
+from datasets.partitions.runs import read_column, read_runs, write_column, write_rows
 from datasets.vocab import Vocabulary
 
 
@@ -207,11 +207,14 @@ class RecordTask:
     event: int
 
 
-def write_records(users: Path, profile: Mapping[str, Vocabulary], task: RecordTask) -> int:
+def write_records(
+    users: Path, raw: Path, profile: Mapping[str, Vocabulary], task: RecordTask
+) -> int:
     """Write the records of a run into the store's files.
 
     Args:
         users: the store's folder `users`.
+        raw: column of the raw users of all records but 0.
         profile: vocabularies of the profile features.
         task: which records.
 
@@ -229,10 +232,12 @@ def write_records(users: Path, profile: Mapping[str, Vocabulary], task: RecordTa
     ends = task.event + np.cumsum(lengths[kept], dtype=np.int64)
     npy.write_rows(users / "history_offsets.npy", task.record + 1, ends)
     for name, vocabulary in profile.items():
-        raw = read_column(task.run, f"profile_{name}", np.int64)[kept]
-        npy.write_rows(users / f"feature_{name}.npy", task.record, vocabulary.rows(raw))
-    user_row = np.empty(len(lengths), np.int32)
+        values = read_column(task.run, f"profile_{name}", np.int64)[kept]
+        npy.write_rows(users / f"feature_{name}.npy", task.record, vocabulary.rows(values))
     place = read_column(task.run / "users", "place", np.int64)
+    user_row, user = np.empty(len(lengths), np.int32), np.empty(len(lengths), np.int64)
     user_row[place] = read_column(task.run / "users", "row", np.int32)
     npy.write_rows(users / "feature_user_id.npy", task.record, user_row[kept])
+    user[place] = ids_of(read_column(task.run / "users", "key", np.uint64))
+    write_rows(raw, task.record - 1, user[kept])
     return int(len(rows) - np.count_nonzero(rows))

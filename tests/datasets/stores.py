@@ -77,6 +77,22 @@ def reseal(path: Path, name: str) -> None:
     (path / "manifest.json").write_text(json.dumps(manifest))
 
 
+def raw_users(path: Path) -> list[Any]:
+    """Raw users of records 1, 2, ... of a store, whose manifest must tell of them."""
+    assert json.loads((path / "manifest.json").read_text())["raw_users"] is True
+    return pl.read_parquet(path / "users/raw.parquet")["raw"].to_list()
+
+
+def without_raw_users(path: Path) -> Path:
+    """Make a store one of an earlier release, which had no file of raw users."""
+    (path / "users/raw.parquet").unlink()
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["raw_users"], manifest["files"]["users/raw.parquet"]
+    manifest["checksum"] = seal(manifest)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    return path
+
+
 def change_manifest(path: Path, place: str, value: Any) -> None:
     """Set one entry of a manifest whose checksum is left out; `place` is a dotted path."""
     file = path / "manifest.json"

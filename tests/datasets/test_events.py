@@ -17,6 +17,7 @@ from datasets.errors import DataError
 from datasets.events_config import read_config
 from datasets.verify import verify
 from tests.datasets.event_log import CONFIG
+from tests.datasets.stores import raw_users
 
 
 def frames() -> dict[str, dict[str, list[Any]]]:
@@ -60,6 +61,7 @@ def test_store_of_a_small_log(tmp_path: Path, open_store: Any) -> None:
     manifest = events.prepare(config, tmp_path / "in", tmp_path / "store")
     assert verify(tmp_path / "store") == manifest
     store = open_store(tmp_path / "store")
+    assert raw_users(tmp_path / "store") == ["a", "b"]
     # Ties of `when` keep the order of the file.
     assert list(store.histories()) == [[], [1, 2, 1, 9, 3], [7, 2]]
     assert store["users/event_liked"].tolist() == [2, 2, 1, 2, 1, 2, 1]

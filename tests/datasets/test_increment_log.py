@@ -16,6 +16,7 @@ from datasets.manifest import read_manifest
 from datasets.segments import PreparedStore
 from datasets.verify import verify
 from tests.datasets.microlens_tables import tables, write_tables
+from tests.datasets.stores import raw_users, without_raw_users
 
 CONFIG: dict[str, Any] = {
     "name": "log",
@@ -211,3 +212,38 @@ def test_items_of_microlens_without_events(tmp_path: Path, open_store: Any) -> N
     assert (after["items/vectors"][-1] == open_store(tmp_path / "1")["items/vectors"][-1]).all()
     # Whoever is as yesterday keeps the record; user 6 has no row of table `user_id`.
     assert PreparedStore(tmp_path / "out").records == PreparedStore(tmp_path / "0").records + 1
+
+
+# u2 has no event for training where half of a user's are for the test.
+EVENTS = [("u1", 10, 1, 1), ("u1", 11, 2, 0), ("u2", 10, 1, 0), ("u3", 12, 2, 1), ("u3", 10, 4, 1)]
+LATER = [("u1", 10, 5, 1), ("u1", 12, 6, 0), ("u4", 11, 5, 1)]
+TRAINED = {
+    **CONFIG,
+    "users": {**CONFIG["users"], "vocabulary": "train"},
+    "split": {"test_fraction": 0.5, "valid_fraction": 0.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("old", "expected"),
+    [
+        ((), ["u1", "u2", "u3", "u1", "u4"]),
+        # What such a store knows is who has a row; u4 has none by yesterday's threshold.
+        (("yesterday",), ["u1", None, "u3", "u1", "u4"]),
+        (("today",), ["u1", "u2", "u3", "u1", None]),
+        (("yesterday", "today"), None),
+    ],
+)
+def test_raw_users_of_both_days(
+    tmp_path: Path, old: tuple[str, ...], expected: list[str | None] | None
+) -> None:
+    """Stores of earlier releases do not hold them."""
+    prepare(tmp_path / "yesterday", EVENTS, TRAINED)
+    prepare(tmp_path / "today", LATER)
+    for name in old:
+        without_raw_users(tmp_path / name / "store")
+    before, rows, out = (tmp_path / name for name in ("yesterday/store", "today/store", "out"))
+    assert add(before, rows, out, "--histories", "new") == 0
+    assert ("raw_users" in verify(out)) is (expected is not None)
+    if expected:
+        assert raw_users(out) == expected

@@ -11,7 +11,6 @@ import pytest
 from ctr.data.raw_file import SamplesError
 from ctr.data.raw_samples import RawColumns, RawSamples
 from ctr.data.store import Store
-from ctr.schema import StoreError
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,8 @@ def raw_ids(store, table):
 def frame(store):
     """200 rows, some of strangers and of items nobody knows, some with less than all history."""
     random = np.random.default_rng(3)
-    users = [*raw_ids(store, "user_id")[:40], -1, -2]
+    ids = pl.read_parquet(store.path / "users/raw.parquet")["raw"].to_list()
+    users = [*ids[:30], *ids[-10:], -1, -2]
     items = [*raw_ids(store, "item")[:50], "nothing"]
     shops = [*raw_ids(store, "shop")[:20], None, -9]
     return pl.DataFrame(
@@ -58,9 +58,8 @@ def frame(store):
 
 def record_of(store, raw):
     """The longest record of a raw user, and its events."""
-    ids = raw_ids(store, "user_id")
-    row = ids.index(raw) + 1 if raw in ids else 0
-    mine = np.flatnonzero(store.user_features["user_id"] == row) if row else [0]
+    ids = pl.read_parquet(store.path / "users/raw.parquet")["raw"].to_list()
+    mine = [record for record, own in enumerate(ids, 1) if own == raw] or [0]
     lengths = np.diff(store.history_offsets)
     record = max(mine, key=lambda record: (lengths[record], record))
     return int(record), int(lengths[record])
@@ -124,23 +123,6 @@ def test_parts_may_be_skipped(store, frame, tmp_path):
         assert part.split.item.tolist() == every[part.number].split.item.tolist()
 
 
-@pytest.mark.parametrize(("lengths", "taken"), [((5, 9, 8), 7), ((5, 8, 8), 9), ((9, 8, 8), 3)])
-def test_a_user_of_several_records_has_the_longest_one(path, frame, tmp_path, lengths, taken):
-    """As users of both splits whose history was rewritten own them."""
-    store = Store(path)
-    user_U = store.user_features["user_id"]
-    user_U[[7, 9]] = user_U[3]
-    sizes = np.diff(store.history_offsets)
-    sizes[[3, 7, 9]] = lengths
-    store.history_offsets[1:] = np.cumsum(sizes)
-    who = raw_ids(store, "user_id")[user_U[3] - 1]
-    frame.head(1).with_columns(who=pl.lit(who)).write_parquet(tmp_path / "s.parquet")
-    samples = RawSamples(tmp_path / "s.parquet", RawColumns("who", "what"), store)
-    (part,) = samples.parts(10)
-    assert part.split.user.tolist() == [taken]
-    assert part.split.history_end.tolist() == [max(lengths)]
-
-
 def test_identity_follows_content_and_columns(store, frame, tmp_path):
     def identity(columns=RawColumns("who", "what")):  # noqa: B008 -- frozen
         return RawSamples(tmp_path / "s.parquet", columns, store).identity()
@@ -161,17 +143,6 @@ def test_a_feature_without_a_column_is_told(store, frame, tmp_path, caplog):
         RawSamples(tmp_path / "s.parquet", columns, store)
     assert "sample feature 'hour' has no column" in caplog.text
     assert "'user'" not in caplog.text
-
-
-def test_a_store_without_raw_users(path, frame, tmp_path):
-    bare = shutil.copytree(path, tmp_path / "bare")
-    manifest = json.loads((bare / "manifest.json").read_text())
-    users = manifest["features"]["user"]
-    manifest["features"]["user"] = [f for f in users if f["name"] != "user_id"]
-    (bare / "manifest.json").write_text(json.dumps(manifest))
-    frame.write_parquet(tmp_path / "s.parquet")
-    with pytest.raises(StoreError, match=r"no user feature 'user_id'.*set samples to a split"):
-        RawSamples(tmp_path / "s.parquet", RawColumns("who", "what"), Store(bare))
 
 
 @pytest.mark.parametrize("end", [-1, 10**6])

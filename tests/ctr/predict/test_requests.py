@@ -89,8 +89,8 @@ def test_strangers_are_scored_and_counted(score, raw, world, test_scores, tmp_pa
     few.write_parquet(tmp_path / "few.parquet")
     with caplog.at_level(logging.WARNING):
         found = score(tmp_path / "few.parquet", part_rows=3, **COLUMNS)["score"].to_pylist()
-    assert "3 of 4 samples: user outside the vocabulary" in caplog.text
-    assert "2 of 4 samples: item outside the vocabulary" in caplog.text
+    assert "3 of 4 samples: user not in the store" in caplog.text
+    assert "2 of 4 samples: item not in the store" in caplog.text
     assert "likes" not in caplog.text
     split = Store(world).split("test")
     strange = few.with_columns(likes=raw["likes"][0])
@@ -148,7 +148,7 @@ MISTAKES = {
         {},
         {"user": pl.col("request")},
         SamplesError,
-        "column 'user', row 0: 'r0', of type .*string; ids of table 'user_id' are integers",
+        "column 'user', row 0: 'r0', of type .*string; ids of users are integers",
     ),
     "an id of floats": (
         {},

@@ -56,6 +56,7 @@ def expected_store(tree: Columns, min_frequency: int, user_min_frequency: int) -
         for split, user in owners
     ]
     found: dict[str, Any] = {"vocabularies": vocabularies, "records": records}
+    found["raw_users"] = [user for _, user in owners]
     found["features"] = [[raw or None for raw in features[item]] for item in items]
     for split, table in samples.items():
         rows = []

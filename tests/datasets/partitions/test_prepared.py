@@ -23,7 +23,8 @@ import pytest
 from datasets import taobao_mm
 from datasets.errors import DataError, data_error
 from datasets.partitions.budget import Budget
-from datasets.partitions.engine import ONE_THREAD, Engine, Inline, Pool, open_engine, run_task
+from datasets.partitions.engine import ONE_THREAD, Engine, Inline, Pool, run_task
+from datasets.partitions.engines import open_engine
 from datasets.snapshots import Means, Options
 from datasets.verify import verify
 from tests.datasets.partitions.oracle import Columns, expected_store, random_tree
@@ -61,6 +62,7 @@ def read_back(store: Any) -> dict[str, Any]:
         "vocabularies": {table: ids[1:] for table, ids in raw.items()},
         "records": [(user, list(profile), history) for user, profile, history in records[1:]],
         "features": [list(values) for values in zip(*features, strict=True)][1:],
+        "raw_users": pl.read_parquet(store.path / "users/raw.parquet")["raw"].to_list(),
     }
     assert records[0] == (None, (None,) * len(taobao_mm.PROFILE), [])
     for split in taobao_mm.SPLITS:
