@@ -23,7 +23,7 @@ from triton.compiler import ASTSource
 from kernels.category_topk import kernel as category
 from kernels.cosine_topk import kernel as cosine
 from kernels.hamming_topk import kernel as hamming
-from kernels.launch import ScanConfig
+from kernels.launch import COMPILED, ScanConfig
 from kernels.scan import merge_kernel, scan_kernel
 from kernels.simtier import kernel as simtier
 
@@ -62,8 +62,9 @@ class Variant:
 class Compiled:
     """What the assembler made of a variant; `stack_bytes` are spilled registers.
 
-    `wide_loads` counts loads of 16 bytes, `byte_loads` those below 4, in the PTX; a tile is
-    gathered wide where `wide_loads` cover it.
+    `wide_loads` counts loads of 16 bytes in the PTX, `byte_loads` those below 4, and `fused_sums`
+    the float32 sums that round a product and a sum once; a tile is gathered wide where `wide_loads`
+    cover it.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Compiled:
     shared_bytes: int
     wide_loads: int
     byte_loads: int
+    fused_sums: int
     gathered_bytes: int
 
     @property
@@ -142,7 +144,7 @@ def _scan(
     types |= {"blocks": "i32", "K": "i32", "BINS": "i32"}
     padded = triton.next_power_of_2(width)
     constants = {
-        "K2": triton.next_power_of_2(k),
+        "K2": max(triton.next_power_of_2(k), 2),
         "B": config.block_queries,
         "C": config.tile,
         "ROUND": config.round_tiles,
@@ -170,7 +172,7 @@ def compile_variant(variant: Variant, arch: int) -> Compiled:
             if name.startswith("*"):
                 pointers[(at,) if part is None else (at, part)] = aligned
     source = ASTSource(variant.function, signature, constants, pointers)
-    options = {"num_warps": variant.warps}
+    options = {"num_warps": variant.warps, **COMPILED}
     built = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     ptx = built.asm["ptx"]
     registers, stack = _resources(built.asm["cubin"])
@@ -185,6 +187,7 @@ def compile_variant(variant: Variant, arch: int) -> Compiled:
         + len(re.findall(r"ld\.global\S*\.v4\.[bufs]32", ptx))
         + len(re.findall(r"ld\.global\S*\.v2\.[bufs]64", ptx)),
         len(re.findall(r"ld\.global\S*\.[bsu](?:8|16)\b", ptx)),
+        len(re.findall(r"\bfma\.rn\.f32\b", ptx)),
         variant.gathered_bytes,
     )
 

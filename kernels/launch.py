@@ -17,6 +17,9 @@ from kernels.jagged import QueryWindows
 from kernels.plan import ScanPlan, plan_scan
 from kernels.scan import merge_kernel, scan_kernel
 
+# A product and a sum in one rounding would count a score in another tier than the reference does.
+COMPILED = {"enable_fp_fusion": False}
+
 # Segments that the merge sorts at once, at most; more would not fit its registers.
 _MOST_SEGMENTS = 16
 
@@ -163,6 +166,7 @@ def _scan(
         LOAD_QUERIES=scorer.load_queries,
         SCORE=scorer.score_tile,
         num_warps=config.warps,
+        **COMPILED,
     )
     return best
 

@@ -143,7 +143,8 @@ def _scan_segment(
         tl.atomic_add(cells, tiers, mask=(tier < BINS) & (slot < queries), sem="relaxed")
 
 
-@triton.jit
+# These follow the batch: they must not ask for another compilation.
+@triton.jit(do_not_specialize=["blocks", "K", "BINS"])
 def scan_kernel(
     sources,
     first_query_G,

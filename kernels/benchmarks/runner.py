@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from kernels.benchmarks.cases import SEQUENCE_SETS, Case, SearchCase
-from kernels.benchmarks.check import PassedTests, check_outputs, run_tests
+from kernels.benchmarks.check import CheckError, PassedTests, check_outputs, run_tests
 from kernels.benchmarks.inputs import fit, forget_tables
 from kernels.benchmarks.timing import (
     Effort,
@@ -99,7 +99,7 @@ def run_op(
 
     Raises:
         LookupError: kernels exports no such op.
-        CheckError: a test failed or a result is wrong.
+        CheckError: a test failed, a result is wrong, or a case could not be run.
     """
     op_of(op)
     # Before the tests: it also hands back what torch kept of an earlier op, which they may need.
@@ -111,7 +111,10 @@ def run_op(
     try:
         for case in cases:
             say(f"{op}: {case.name}")
-            results.append(_run_case(op, case, device, free, repeats))
+            try:
+                results.append(_run_case(op, case, device, free, repeats))
+            except RuntimeError as error:
+                raise CheckError(f"{op}, case {case.name}: {error}") from error
             if results[-1].note:
                 say(f"{op}: {case.name} scaled down: {results[-1].note}")
     finally:

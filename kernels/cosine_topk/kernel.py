@@ -71,7 +71,7 @@ def cosine_topk_cuda(
     width = table.shape[1]
     scorer = Scorer(load_queries, score_tile, sources, width, _padded(width))
     if config is None:
-        users = history_offsets.numel() - 1
+        users = max(history_offsets.numel() - 1, 1)
         config = choose_config(table.dtype, width, windows.user_Q.numel() / users, bins)
     return scan_topk(scorer, history_offsets, windows, k, config, bins)
 

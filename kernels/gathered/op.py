@@ -1,18 +1,23 @@
 """Gathered dot and gathered sum, each the other's derivative.
 
-Attention over picked rows is dot, softmax, sum. Done on a [B, K, D] copy of the rows it moves that
-copy seven times forward and backward; these two read the V distinct rows in place instead.
+Attention over picked rows is dot, softmax, sum. Done on a [B, K, D] copy of the rows it keeps that
+copy and moves it seven times forward and backward. These two read the V distinct rows in place, or
+make a piece of the copy at a time where torch has no such kernel.
 
 Shape legend: B queries, K picks, V rows, D width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+# Numbers of a piece: small enough for a CPU's cache, large enough to fill a GPU.
+_PIECE = {"cpu": 1 << 20, "cuda": 1 << 26}
 
 
 def gathered_dot(query_BD: Tensor, rows_VD: Tensor, index_BK: Tensor) -> Tensor:
@@ -57,7 +62,12 @@ def _check(
 
 def _dot(query_BD: Tensor, rows_VD: Tensor, index_BK: Tensor) -> Tensor:
     if query_BD.device.type != "cpu" or query_BD.dtype != torch.float32:
-        return torch.bmm(F.embedding(index_BK, rows_VD), query_BD[:, :, None]).squeeze(2)
+        return torch.cat(
+            [
+                torch.bmm(F.embedding(index_BK[part], rows_VD), query_BD[part, :, None]).squeeze(2)
+                for part in _pieces(query_BD, index_BK)
+            ]
+        )
     picks = index_BK.shape[1]
     queries = torch.arange(index_BK.shape[0], device=index_BK.device)
     # aten's derivative of a weighted embedding bag by its weights is this very product.
@@ -80,9 +90,25 @@ def _sum(weight_BK: Tensor, rows_VD: Tensor, index_BK: Tensor) -> Tensor:
 
 
 def _scatter(weight_BK: Tensor, query_BD: Tensor, index_BK: Tensor, rows: int) -> Tensor:
-    """Sum of weight[b, k] query[b] into row index[b, k]: [V, D]."""
-    outer = (weight_BK[:, :, None] * query_BD[:, None]).view(-1, query_BD.shape[1])
-    return outer.new_zeros(rows, outer.shape[1]).index_add_(0, index_BK.reshape(-1), outer)
+    """Sum of weight[b, k] query[b] into row index[b, k]: [V, D].
+
+    In float32 at least: a row that thousands pick would lose what is added last.
+    """
+    width = query_BD.shape[1]
+    exact = torch.promote_types(query_BD.dtype, torch.float32)
+    sums_VD = query_BD.new_zeros(rows, width, dtype=exact)
+    for part in _pieces(query_BD, index_BK):
+        outer = weight_BK[part, :, None].to(exact) * query_BD[part, None].to(exact)
+        sums_VD.index_add_(0, index_BK[part].reshape(-1), outer.view(-1, width))
+    return sums_VD.to(query_BD.dtype)
+
+
+def _pieces(query_BD: Tensor, index_BK: Tensor) -> Iterator[slice]:
+    """All queries, one piece at least, in pieces whose [B, K, D] is small."""
+    queries, most = query_BD.shape[0], _PIECE.get(query_BD.device.type, 1 << 20)
+    step = max(most // max(index_BK.shape[1] * query_BD.shape[1], 1), 1)
+    for first in range(0, max(queries, 1), step):
+        yield slice(first, first + step)
 
 
 class _Dot(torch.autograd.Function):

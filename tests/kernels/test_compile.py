@@ -40,6 +40,10 @@ def test_compiles_without_spills_within_the_chip_and_gathers_wide(report):
         assert row["stack_bytes"] == 0, row
         assert 0 < row["registers"] <= 255, row
         assert row["shared_bytes"] <= SHARED_BYTES[row["arch"]], row
+        # What is rounded once where the reference rounds twice is another number. A product of
+        # float vectors is one only within rounding.
+        if "float" not in row["name"]:
+            assert row["fused_sums"] == 0, row
         if row["gathered_bytes"]:
             assert row["gathers_wide"], row
             assert row["byte_loads"] == 0, row

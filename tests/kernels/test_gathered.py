@@ -45,6 +45,35 @@ def test_gradcheck_in_double():
     assert torch.autograd.gradcheck(lambda w, r: gathered_sum(w, r, index), (weight, rows))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pieces_change_nothing(dtype, monkeypatch):
+    found = []
+    for most in (1 << 20, 7 * 3 * 5, 1):
+        monkeypatch.setattr("kernels.gathered.op._PIECE", {"cpu": most})
+        query, weight, rows, index = operands(9, 3, 6, 5, dtype)
+        dots, sums = gathered_dot(query, rows, index), gathered_sum(weight, rows, index)
+        (dots.sum() + sums.square().sum()).backward()
+        found.append((dots, sums, query.grad, weight.grad, rows.grad))
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_a_row_that_thousands_pick_gets_all_their_gradients_in_half_precision():
+    queries = 4_000
+    query, weight, rows, _ = operands(queries, 2, 3, 8, torch.bfloat16)
+    index = torch.ones(queries, 2, dtype=torch.int64)
+    for op, left, reference in (
+        (gathered_dot, query, gathered_dot_reference),
+        (gathered_sum, weight, gathered_sum_reference),
+    ):
+        grad = torch.full_like(op(left, rows, index), 1e-3)
+        (found,) = torch.autograd.grad(op(left, rows, index), rows, grad)
+        exact = [part.detach().double().requires_grad_() for part in (left, rows)]
+        (expected,) = torch.autograd.grad(reference(*exact, index), exact[1], grad.double())
+        torch.testing.assert_close(found.double(), expected, rtol=0.01, atol=1e-3)
+
+
 @pytest.mark.parametrize(("queries", "picks"), [(0, 5), (3, 0)])
 def test_empty(queries, picks):
     index = torch.zeros(queries, picks, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""Plain target attention (DIN's with a softmax, as MUSE's reference code has it).
+"""Plain target attention, as MUSE's reference code has it: DIN has an MLP, and no softmax.
 
 Shape legend: B samples, N behaviours, D width of an interest.
 """

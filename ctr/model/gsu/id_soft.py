@@ -32,7 +32,8 @@ class IdSearch:
         # cosine_topk never returns row 0, so the distinct items move up by one; unknown items
         # (item row 0) keep an inverse norm of 0 for the same end.
         table = torch.cat([history_VD.new_zeros(1, history_VD.shape[1]), history_VD])
-        inv_norm = torch.where(table.any(dim=1), 1.0 / table.norm(dim=1), 0.0)
+        norm = table.norm(dim=1)
+        inv_norm = torch.where(norm > 0, 1.0 / norm, 0.0)
         inv_norm[1:].masked_fill_(item_V == 0, 0.0)
         position_BK, _ = cosine_topk(
             table,

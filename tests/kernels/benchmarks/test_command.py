@@ -1,17 +1,18 @@
 """The command on tiny cases: what it writes, and that a wrong op shows no speed."""
 
 import json
+import shutil
 import sys
 
 import pytest
 import torch
 
 import kernels
-from kernels.benchmarks import runner
+from kernels.benchmarks import check, runner
 from kernels.benchmarks.__main__ import main
 from kernels.benchmarks.cases import CASES, CosineCase, SimtierCase
 from kernels.benchmarks.check import CheckError, PassedTests, run_tests
-from kernels.benchmarks.machine import device_name, disturbance, slug
+from kernels.benchmarks.machine import ROOT, device_name, disturbance, slug
 from kernels.benchmarks.report import figure
 from kernels.benchmarks.timing import Effort, Rates, input_sets, peak_memory, percentile, times
 
@@ -172,6 +173,40 @@ def test_tests_must_pass_not_only_not_fail(code, passes, tmp_path):
         with pytest.raises(CheckError, match="some_op"):
             run_tests("some_op", CPU, tmp_path)
     assert run_tests("other_op", CPU, tmp_path) is None
+
+
+def test_the_tests_ask_for_no_plugin(monkeypatch, tmp_path):
+    """A machine to measure on may have pytest and nothing else."""
+    folder = tmp_path / "tests" / "kernels"
+    folder.mkdir(parents=True)
+    (folder / "test_some_op.py").write_text("def test_one():\n    pass\n")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:timeout -p no:xdist")
+    assert run_tests("some_op", CPU, tmp_path).summary.startswith("1 passed")
+
+
+def test_tests_that_do_not_end_show_no_speed(monkeypatch, tmp_path):
+    folder = tmp_path / "tests" / "kernels"
+    folder.mkdir(parents=True)
+    (folder / "test_some_op.py").write_text(
+        "import time\n\n\ndef test_one():\n    time.sleep(60)\n"
+    )
+    monkeypatch.setattr(check, "_MOST_SECONDS", 0.5)
+    with pytest.raises(CheckError, match=r"some_op: its tests did not end within 0\.5 s"):
+        run_tests("some_op", CPU, tmp_path)
+
+
+def test_a_case_that_cannot_be_run_is_named_and_the_other_ops_go_on(
+    tiny_cases, tmp_path, monkeypatch, capsys
+):
+    def fail(call, *rest):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(runner, "peak_memory", fail)
+    assert benchmarks("--out", str(tmp_path), "--repeats", "1", "--no-plots") == 1
+    errors = capsys.readouterr().err
+    assert "error: cosine_topk, case u1_q2_l10: no room" in errors
+    assert "error: simtier, case" in errors
 
 
 def test_calls_rotate_over_input_sets_and_stop_when_time_is_up():

@@ -90,6 +90,15 @@ def test_sizes_and_programs_do_not_matter(run, make_table, make_jagged, users, k
     assert_equal(found, expect(table, inv_norm, case, k))
 
 
+@pytest.mark.parametrize("users", [0, 2])
+def test_nobody_asks(run, make_table, make_jagged, users):
+    table, inv_norm = make_table(1, 40, 16, torch.int8)
+    case = make_jagged(0, [0, 0], [0, 0])
+    case.history_offsets = case.history_offsets[: users + 1]
+    positions, scores, histogram = run(table, inv_norm, case, 3, bins=4, config=None)
+    assert (positions.shape, scores.shape, histogram.shape) == ((0, 3), (0, 3), (0, 4))
+
+
 def test_equal_scores_go_to_the_later_position(run, make_jagged):
     table = torch.ones(4, 16, dtype=torch.int8)
     case = make_jagged(0, [300, 20], [2, 1], rows=4)
