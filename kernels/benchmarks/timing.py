@@ -69,7 +69,7 @@ def times(
     """Seconds of single calls, input sets in turn, after a warm-up.
 
     On a GPU the time runs from one event to another around the call, with the L2 cache overwritten
-    before the first; the host's work shows only where the device waits for it.
+    before the first; the host has a millisecond of lead, so that its own work does not show.
     """
     clock = _cuda_clock(device) if device.type == "cuda" else _cpu_seconds
     call(0)

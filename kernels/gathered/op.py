@@ -105,6 +105,10 @@ def _scatter(weight_BK: Tensor, query_BD: Tensor, index_BK: Tensor, rows: int) -
 
 def _pieces(query_BD: Tensor, index_BK: Tensor) -> Iterator[slice]:
     """All queries, one piece at least, in pieces whose [B, K, D] is small."""
+    if torch.compiler.is_compiling():
+        # A number of pieces that follows the batch would be a graph for each.
+        yield slice(None)
+        return
     queries, most = query_BD.shape[0], _PIECE.get(query_BD.device.type, 1 << 20)
     step = max(most // max(index_BK.shape[1] * query_BD.shape[1], 1), 1)
     for first in range(0, max(queries, 1), step):
