@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 import torch
 
+import ctr.step
 from ctr.config import RunConfig
 from ctr.data.loader import Loader
 from ctr.data.store import Store
@@ -100,6 +101,37 @@ def config(tiny_store) -> RunConfig:
     config.model.recent_length = 10
     config.model.retrieved = 12
     return config
+
+
+@pytest.fixture
+def short_run(config, tmp_path):
+    """A few steps of 100 samples with a checkpoint every second one, in a run folder of its own."""
+    config.data.batch_size = 100
+    config.trainer.max_steps = 6
+    config.trainer.log_every = 4
+    config.trainer.checkpoint_every = 2
+    config.trainer.progress = False
+    config.model.hidden = [16]
+    config.run = str(tmp_path / "run")
+    return config
+
+
+@pytest.fixture
+def loss_at(monkeypatch):
+    """Changes the loss of one step: `loss_at(3, change)` calls `change(loss, logits)`."""
+
+    def install(step, change):
+        calls = []
+
+        def changed(logit_B, *rest):
+            calls.append(1)
+            loss = original(logit_B, *rest)
+            return change(loss, logit_B) if len(calls) == step else loss
+
+        monkeypatch.setattr(ctr.step, "click_loss", changed)
+
+    original = ctr.step.click_loss
+    return install
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
-"""The tensors of a checkpoint on disk, whole, for tests to compare."""
+"""What runs leave on disk, read back for tests to compare: tensors of checkpoints, metrics."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,3 +31,17 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert len(expected) > 0
     for name, tensor in expected.items():
         assert torch.equal(found[name], tensor), name
+
+
+def rows_of(config: RunConfig, kind: str) -> list[dict[str, Any]]:
+    """Rows of one kind of a run's metrics."""
+    lines = (RunFolder(config.run_path).metrics).read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["kind"] == kind]
+
+
+def elsewhere(config: RunConfig, tmp_path: Path, **changes: Any) -> RunConfig:
+    """The configuration again, in another run folder."""
+    config.run = str(tmp_path / "other")
+    for key, value in changes.items():
+        setattr(config.trainer, key, value)
+    return config
