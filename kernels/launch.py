@@ -102,22 +102,24 @@ def scan_topk(
         programs=config.programs or 2 * _multiprocessors(device),
         least_tiles=config.least_tiles,
     )
-    best = _scan(scorer, plan, windows, k, config, histogram_Q)
     segments_a_block = triton.next_power_of_2(triton.cdiv(plan.programs, plan.blocks))
-    merge_kernel[(queries,)](
-        best,
-        plan.first_query_G,
-        plan.tile_end_G,
-        plan.tiles_per_program,
-        plan.query_block_Q,
-        positions_QK,
-        scores_QK,
-        k,
-        K2=best.shape[-1],
-        B=config.block_queries,
-        # Two at least, since what is sorted must be longer than what is kept.
-        SEGMENTS=min(max(segments_a_block, 2), _MOST_SEGMENTS),
-    )
+    # Triton launches on the current device, whatever the tensors are on.
+    with torch.cuda.device_of(history_offsets):
+        best = _scan(scorer, plan, windows, k, config, histogram_Q)
+        merge_kernel[(queries,)](
+            best,
+            plan.first_query_G,
+            plan.tile_end_G,
+            plan.tiles_per_program,
+            plan.query_block_Q,
+            positions_QK,
+            scores_QK,
+            k,
+            K2=best.shape[-1],
+            B=config.block_queries,
+            # Two at least, since what is sorted must be longer than what is kept.
+            SEGMENTS=min(max(segments_a_block, 2), _MOST_SEGMENTS),
+        )
     return positions_QK, scores_QK, histogram_Q
 
 

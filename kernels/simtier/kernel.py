@@ -144,21 +144,23 @@ def _launch_count(
     if rows == 0:
         return
     bin_block = min(triton.next_power_of_2(bins), MOST_BINS)
-    count_kernel[(triton.cdiv(rows, ROWS), triton.cdiv(bins, bin_block))](
-        similarity.contiguous(),
-        mask.contiguous().view(torch.uint8),
-        scale,
-        counts,
-        features,
-        rows,
-        picks,
-        BINS=bins,
-        TENTHS=tenths,
-        HAS_SCALE=scale is not None,
-        R=ROWS,
-        K=PICKS,
-        N=bin_block,
-    )
+    # Triton launches on the current device, whatever the tensors are on.
+    with torch.cuda.device_of(counts):
+        count_kernel[(triton.cdiv(rows, ROWS), triton.cdiv(bins, bin_block))](
+            similarity.contiguous(),
+            mask.contiguous().view(torch.uint8),
+            scale,
+            counts,
+            features,
+            rows,
+            picks,
+            BINS=bins,
+            TENTHS=tenths,
+            HAS_SCALE=scale is not None,
+            R=ROWS,
+            K=PICKS,
+            N=bin_block,
+        )
 
 
 def simtier_scale_grad_cuda(grad: Tensor, counts: Tensor) -> Tensor:
@@ -173,17 +175,18 @@ def simtier_scale_grad_cuda(grad: Tensor, counts: Tensor) -> Tensor:
     partials = triton.cdiv(rows, rows_per_program)
     partial_PN = counts.new_empty(partials, bins)
     total_N = counts.new_empty(bins)
-    partial_kernel[(partials, bin_blocks)](
-        grad.contiguous(),
-        counts,
-        partial_PN,
-        rows,
-        rows_per_program,
-        BINS=bins,
-        R=SUM_ROWS,
-        N=bin_block,
-    )
-    total_kernel[(bin_blocks,)](
-        partial_PN, total_N, partials, BINS=bins, P=SUM_PARTIALS, N=bin_block
-    )
+    with torch.cuda.device_of(counts):
+        partial_kernel[(partials, bin_blocks)](
+            grad.contiguous(),
+            counts,
+            partial_PN,
+            rows,
+            rows_per_program,
+            BINS=bins,
+            R=SUM_ROWS,
+            N=bin_block,
+        )
+        total_kernel[(bin_blocks,)](
+            partial_PN, total_N, partials, BINS=bins, P=SUM_PARTIALS, N=bin_block
+        )
     return total_N

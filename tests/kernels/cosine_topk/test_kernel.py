@@ -90,6 +90,19 @@ def test_sizes_and_programs_do_not_matter(run, make_table, make_jagged, users, k
     assert_equal(found, expect(table, inv_norm, case, k))
 
 
+def test_the_launch_is_on_the_device_of_the_tensors(run, make_table, make_jagged, monkeypatch):
+    asked, device_of = [], torch.cuda.device_of
+
+    def noted(tensor):
+        asked.append(tensor.device.type)
+        return device_of(tensor)
+
+    monkeypatch.setattr(torch.cuda, "device_of", noted)
+    table, inv_norm = make_table(1, 40, 16, torch.int8)
+    run(table, inv_norm, make_jagged(0, [9], [2]), 3)
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize("users", [0, 2])
 def test_nobody_asks(run, make_table, make_jagged, users):
     table, inv_norm = make_table(1, 40, 16, torch.int8)
