@@ -41,6 +41,23 @@ class RawUsers:
         """Whether the ids are integers; they are strings otherwise."""
         return self._frame.schema["raw"] == pl.Int64
 
+    def known(self, most: int) -> list[int | str]:
+        """The first users that have a record, `most` of them."""
+        return self._frame["raw"].drop_nulls().unique(maintain_order=True).head(most).to_list()
+
+    def of(self, record: int) -> int | str | None:
+        """User of a record; None where not known."""
+        found: int | str | None = self._frame["raw"][record - 1] if record else None
+        return found
+
+    def every(self, value: pl.Series) -> np.ndarray:
+        """All records of one user, rising: int32.
+
+        Args:
+            value: Int64 or String [1], as the ids are; a null has no record.
+        """
+        return self._frame.filter(pl.col("raw") == value[0])["record"].to_numpy()
+
     def records(self, values: pl.Series) -> np.ndarray:
         """Record of each user, 0 for those without: int32 [n].
 

@@ -102,17 +102,30 @@ def test_a_sample_by_raw_ids(trained, capsys):
     assert f"user {user} (record {record[number]})" in shown
 
 
+def test_a_user_without_a_row_is_explained_by_raw_id(trained, capsys):
+    record = stored(trained, "splits/test/user")
+    rows = stored(trained, "users/feature_user_id")[record]
+    (number,) = np.flatnonzero((rows == 0) & (record > 0))[-1:]
+    users = pl.read_parquet(trained.path.parent / "store" / "users" / "raw.parquet")["raw"]
+    raw = users[int(record[number]) - 1]
+    shown = told(capsys, trained, "--sample", int(number))
+    assert f"user {raw} (record {record[number]})" in shown
+    item = raw_ids(trained, "item")[stored(trained, "splits/test/item")[number]]
+    shown = told(capsys, trained, "--user", raw, "--item", item)
+    assert f"user {raw} (record {record[number]})" in shown
+
+
 def test_what_cannot_be_explained(trained, capsys):
     users, items = raw_ids(trained, "user_id"), raw_ids(trained, "item")
     error = failure(capsys, trained, "--user", users[1], "--item", "12")
     assert "--item 12: not in the vocabulary of table 'item'" in error
-    assert f"the first of its {len(items) - 1} ids are {items[1]}, {items[2]}" in error
+    assert f"the first of its {len(items) - 1} items are {items[1]}, {items[2]}" in error
     error = failure(capsys, trained, "--user", "12", "--item", items[1])
-    assert "--user 12: not in the vocabulary of table 'user_id'" in error
+    assert "--user 12: not in the store; the first of its users are" in error
     assert "--sample N explains a sample of split 'test' by its number" in error
     error = failure(capsys, trained, "--user", "Tom", "--item", items[1])
-    assert "--user Tom: ids of table 'user_id' are whole numbers" in error
-    assert "not in the vocabulary" in failure(capsys, trained, "--user", 2**70, "--item", items[1])
+    assert "--user Tom: users are whole numbers" in error
+    assert "not in the store" in failure(capsys, trained, "--user", 2**70, "--item", items[1])
     error = failure(capsys, trained, "--sample", "100000")
     assert f"split 'test' has samples 0 to {len(stored(trained, 'splits/test/item')) - 1}" in error
     for arguments in ((), ("--user", "1"), ("--user", "1", "--item", "2", "--sample", "3")):
@@ -256,7 +269,9 @@ def several(tmp_path):
     rows = {"user_id": 3, "item": 3}
     store = SimpleNamespace(
         path=tmp_path,
-        schema=SimpleNamespace(name="small", user=features, sample=(), table_rows=rows),
+        schema=SimpleNamespace(
+            name="small", user=features, sample=(), table_rows=rows, raw_users=False
+        ),
         user_features={"user_id": np.array([0, 1, 0, 1])},
         history_offsets=np.array([0, 0, 2, 2, 7]),
     )
@@ -283,10 +298,10 @@ def test_the_last_of_several_samples_is_taken_and_the_others_named(several):
 
 def test_users_that_a_store_cannot_find(several):
     store, split = several
-    with pytest.raises(ExplainError, match="--user 80: in the vocabulary, but without a history"):
+    with pytest.raises(ExplainError, match=r"--user 80: not in the store; .* users are 70;"):
         by_ids(store, split, "test", "80", "70")
     store.schema.user = ()
-    with pytest.raises(ExplainError, match=r"'small' has no user feature 'user_id'; --sample N"):
+    with pytest.raises(ExplainError, match=r"'small' has neither raw users .*--sample N"):
         by_ids(store, split, "test", "70", "80")
 
 

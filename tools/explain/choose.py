@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
+from ctr.data.raw_users import RawUsers
 from ctr.data.store import Split, Store
 from ctr.data.vocabulary import Vocabulary
 from ctr.errors import UserError
@@ -57,11 +59,11 @@ def by_ids(store: Store, split: Split, name: str, user: str, item: str) -> Chose
         user, item: raw ids as text.
 
     Raises:
-        ExplainError: an id that is not in its vocabulary.
+        ExplainError: a user without a record, or an item that is not in its vocabulary.
         StoreError: a store without raw users.
     """
     records = _records(store, user, name)
-    row = _row(store, "item", item, f"--item {item}", name)
+    row = _item_row(store, item, name)
     of_user = np.flatnonzero(np.isin(split.user, records))
     found = of_user[split.item[of_user] == row]
     if len(found):
@@ -84,41 +86,50 @@ def by_ids(store: Store, split: Split, name: str, user: str, item: str) -> Chose
 
 
 def _records(store: Store, user: str, split: str) -> np.ndarray:
-    """Records of a raw user, int64, rising."""
-    tables = [feature.table for feature in store.schema.user if feature.name == _USER_ID]
-    if not tables:
+    """Records of a raw user, int32, rising."""
+    if not (store.schema.raw_users or any(f.name == _USER_ID for f in store.schema.user)):
         raise ExplainError(
-            f"--user {user}: store '{store.schema.name}' has no user feature '{_USER_ID}'; "
-            f"--sample N explains a sample of split '{split}' by its number"
+            f"--user {user}: store '{store.schema.name}' has neither raw users nor a user feature "
+            f"'{_USER_ID}'; --sample N explains a sample of split '{split}' by its number"
         )
-    row = _row(store, tables[0], user, f"--user {user}", split)
-    records = np.flatnonzero(store.user_features[_USER_ID] == row)
+    users = RawUsers(store)
+    advice = _advice("users", users.known(_NAMED), split)
+    value = _typed(user, users.of_integers, f"--user {user}: users are whole numbers; {advice}")
+    records = users.every(value)
     if len(records) == 0:
-        raise ExplainError(f"--user {user}: in the vocabulary, but without a history in the store")
+        raise ExplainError(f"--user {user}: not in the store; {advice}")
     return records
 
 
-def _row(store: Store, table: str, raw: str, option: str, split: str) -> int:
-    """Row of a raw id given as text; `option` and `split` are for the error."""
-    vocabulary, ids = Vocabulary(store, table), store.schema.table_rows[table] - 1
+def _item_row(store: Store, item: str, split: str) -> int:
+    """Row of a raw item."""
+    vocabulary, ids = Vocabulary(store, "item"), store.schema.table_rows["item"] - 1
     some = vocabulary.raw(np.arange(1, 1 + min(_NAMED, ids)))
-    advice = (
-        f"the first of its {ids:,} ids are {', '.join(map(str, some)) or 'none'}; "
-        f"--sample N explains a sample of split '{split}' by its number"
-    )
-    value: int | str = raw
-    if vocabulary.of_integers:
-        try:
-            value = int(raw)
-        except ValueError:
-            raise ExplainError(
-                f"{option}: ids of table '{table}' are whole numbers; {advice}"
-            ) from None
-    dtype = pl.Int64 if vocabulary.of_integers else pl.String
-    # A number of more than 64 bits becomes a null, which no vocabulary has.
-    row = int(vocabulary.rows(pl.Series([value], dtype=dtype, strict=False))[0])
+    advice = _advice(f"{ids:,} items", some, split)
+    wrong = f"--item {item}: items are whole numbers; {advice}"
+    row = int(vocabulary.rows(_typed(item, vocabulary.of_integers, wrong))[0])
     if row == 0:
         raise ExplainError(
-            f"{option}: not in the vocabulary of table '{table}', unknown to the model; {advice}"
+            f"--item {item}: not in the vocabulary of table 'item', unknown to the model; {advice}"
         )
     return row
+
+
+def _advice(what: str, some: Sequence[object], split: str) -> str:
+    return (
+        f"the first of its {what} are {', '.join(map(str, some)) or 'none'}; "
+        f"--sample N explains a sample of split '{split}' by its number"
+    )
+
+
+def _typed(raw: str, integer: bool, wrong: str) -> pl.Series:
+    """An id given as text in the type that a store has it: Int64 or String [1].
+
+    A number of more than 64 bits becomes a null, which no store has.
+    """
+    if not integer:
+        return pl.Series([raw], dtype=pl.String)
+    try:
+        return pl.Series([int(raw)], dtype=pl.Int64, strict=False)
+    except ValueError:
+        raise ExplainError(wrong) from None

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from ctr.data.raw_users import RawUsers
 from ctr.data.store import Split, Store
 from ctr.data.vocabulary import Vocabulary
 from ctr.schema import FeatureSpec
@@ -110,7 +111,7 @@ def _head(run: TrainedRun, chosen: Chosen, found: Insight, names: Names) -> list
     (raw,) = names.of("item", [item])
     (title,) = names.title([raw])
     features = [f"{f.name} {names.feature(f, [item])[0]}" for f in run.store.schema.item]
-    user = _user(run.store, chosen.split, names)
+    user = _user(run.store, chosen.split)
     return [
         chosen.told,
         f"user {user} (record {record}), sees {found.seen:,} events",
@@ -121,12 +122,11 @@ def _head(run: TrainedRun, chosen: Chosen, found: Insight, names: Names) -> list
     ]
 
 
-def _user(store: Store, sample: Split, names: Names) -> str:
-    for feature in store.schema.user:
-        if feature.name == "user_id":
-            row = int(store.user_features[feature.name][sample.user[0]])
-            return "unknown" if row == 0 else names.of(feature.table, [row])[0]
-    return "without a raw id"
+def _user(store: Store, sample: Split) -> str:
+    if not (store.schema.raw_users or "user_id" in store.user_features):
+        return "without a raw id"
+    raw = RawUsers(store).of(int(sample.user[0]))
+    return "unknown" if raw is None else str(raw)
 
 
 def _sequence(
