@@ -1,6 +1,6 @@
 """Files from a stranger run no code: every format that could carry some is opened with an exploit.
 
-Checkpoints' indexes are in tests/ctr/test_checkpoint.py, arrays of a store in
+Checkpoints' indexes are in tests/ctr/checkpoint, arrays of a store in
 tests/ctr/data/test_store.py.
 """
 
